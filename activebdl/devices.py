@@ -1,0 +1,23 @@
+"""Which device the networks run on."""
+
+import torch
+
+from activebdl.errors import UserError
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """The device by that name; "auto" takes cuda, then mps, then cpu.
+
+    Raises:
+        UserError: The device is unknown, or not on this machine.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"The device '{name}' cannot be used here; take auto, cpu, or one this machine has.") from error
+    return device

@@ -1,0 +1,118 @@
+"""One small registry for everything that users can name: strategies, posteriors, networks, data sets, oracles.
+
+A name is looked up in this order:
+
+1. what has been registered by decorator: the built-in things, one file each in their package, and the user's own;
+2. entry points of the registry's group, e.g. ``activebdl.strategies``;
+3. ``package.module:attribute``;
+4. ``path/to/file.py:attribute``.
+"""
+
+import importlib
+import importlib.util
+import pkgutil
+import sys
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from activebdl.errors import UserError
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Names, and what they stand for.
+
+    Args:
+        kind: What is registered, in the singular, for error messages ("strategy").
+        package: The package whose modules register the built-in things when they are imported.
+            They are imported at the first look-up, so that ``import activebdl`` stays cheap.
+        adopt: Turns an object that was found by reference (3 and 4 above, or an entry point) into a ``T``.
+    """
+
+    def __init__(self, kind: str, package: str, adopt: Callable[[str, object], T]) -> None:
+        self.kind = kind
+        self.package = package
+        self.group = package  # entry-point groups carry the package's name: activebdl.strategies, ...
+        self._adopt = adopt
+        self._known: dict[str, T] = {}
+        self._imported = False
+
+    def register(self, name: str, thing: T) -> None:
+        """Makes ``thing`` known by ``name``; a name is taken only once."""
+        if name in self._known and self._known[name] is not thing:
+            raise UserError(f"The {self.kind} name '{name}' is already taken; choose another.")
+        self._known[name] = thing
+
+    def names(self) -> list[str]:
+        """All names that `get` knows without a module or file reference, in alphabetical order."""
+        self._import_builtin()
+        return sorted({*self._known, *(point.name for point in entry_points(group=self.group))})
+
+    def get(self, name: str) -> T:
+        """What ``name`` stands for.
+
+        Raises:
+            UserError: The name is unknown (the sentence lists the known ones), or what it points to cannot be loaded.
+        """
+        self._import_builtin()
+        if name in self._known:
+            return self._known[name]
+        for point in entry_points(group=self.group):
+            if point.name == name:
+                return self._remember(name, point.load())
+        if ":" in name:
+            return self._remember(name, load_reference(name, self.kind))
+        raise UserError(
+            f"Unknown {self.kind} '{name}'. Known: {', '.join(self.names())}; "
+            f"or name your own as package.module:name or path/to/file.py:name."
+        )
+
+    def _remember(self, name: str, found: object) -> T:
+        # A file that uses the decorator registers a T under a name of its own; that very T is what is meant.
+        self._known[name] = self._adopt(name, found)
+        return self._known[name]
+
+    def _import_builtin(self) -> None:
+        if not self._imported:
+            self._imported = True
+            package = importlib.import_module(self.package)
+            for module in pkgutil.iter_modules(package.__path__):
+                if not module.name.startswith("_"):
+                    importlib.import_module(f"{self.package}.{module.name}")
+
+
+def load_reference(reference: str, kind: str) -> object:
+    """Loads ``package.module:attribute`` or ``path/to/file.py:attribute``.
+
+    Raises:
+        UserError: The module or file cannot be imported, or has no such attribute.
+    """
+    place, _, attribute = reference.rpartition(":")
+    if place.endswith(".py"):
+        module = _import_file(Path(place), kind)
+    else:
+        try:
+            module = importlib.import_module(place)
+        except ImportError as error:
+            raise UserError(f"Cannot import '{place}' for the {kind} '{reference}': {error}.") from error
+    if not hasattr(module, attribute):
+        raise UserError(f"'{place}' has no '{attribute}' to use as a {kind}.")
+    return getattr(module, attribute)
+
+
+def _import_file(path: Path, kind: str) -> object:
+    if not path.is_file():
+        raise UserError(f"There is no file '{path}' to load a {kind} from.")
+    name = f"activebdl_user_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None  # true for every file that ends in .py
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # so that dataclasses and pickling in the user's file work
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise UserError(f"'{path}' cannot be loaded: {type(error).__name__}: {error}.") from error
+    return module
