@@ -1,0 +1,258 @@
+"""What the cycle learns from: a pool of inputs without labels, and a labelled test set that touches no choice.
+
+Inputs are kept as they are stored (uint8 for images) and normalised chunk by chunk on the device.
+N: pool items, T: test items, B: items of a chunk, C: classes.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from activebdl.errors import UserError
+
+
+class Inputs(Protocol):
+    """Items that are taken by id: a tensor is one, and so is `StreamedInputs`."""
+
+    def __len__(self) -> int: ...
+    def __getitem__(self, ids: Tensor, /) -> Tensor: ...
+
+
+class StreamedInputs:
+    """The inputs of a map-style torch ``Dataset``, read item by item, so that it may be larger than memory.
+
+    Args:
+        source: ``source[i]`` gives a tensor or array, or a tuple whose first entry is one.
+        workers: Processes that read ahead while a chunk is worked on; 0 reads in this process.
+    """
+
+    def __init__(self, source: TorchDataset[Any], workers: int = 0) -> None:
+        if not hasattr(source, "__len__"):
+            raise UserError("A pool needs a map-style Dataset, one with __len__ and __getitem__.")
+        self.source = source
+        self.workers = workers
+
+    def __len__(self) -> int:
+        return len(cast(Sequence[Any], self.source))
+
+    def item(self, id: int) -> Tensor:
+        """The input with that id, without its label."""
+        found = self.source[id]
+        found = found[0] if isinstance(found, tuple | list) else found
+        return torch.as_tensor(found)
+
+    def __getitem__(self, ids: Tensor, /) -> Tensor:
+        return torch.stack([self.item(int(i)) for i in ids])
+
+    def stream(self, ids: Tensor, size: int) -> Iterator[Tensor]:
+        """The items with these ids, in this order, in stacks of ``size``."""
+        reader = _ItemsByPosition(self, ids)
+        return iter(DataLoader(reader, batch_size=size, num_workers=self.workers, collate_fn=torch.stack))
+
+
+class _ItemsByPosition(TorchDataset[Tensor]):
+    def __init__(self, inputs: StreamedInputs, ids: Tensor) -> None:
+        self.inputs, self.ids = inputs, ids
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, position: int) -> Tensor:
+        return self.inputs.item(int(self.ids[position]))
+
+
+def chunks(inputs: Inputs, ids: Tensor, size: int) -> Iterator[Tensor]:
+    """The items with these ids, in this order, in stacks ``[<=size, ...]``."""
+    if isinstance(inputs, StreamedInputs):
+        return inputs.stream(ids, size)
+    return (inputs[ids[start : start + size]] for start in range(0, len(ids), size))
+
+
+@dataclass(frozen=True)
+class Normalise:
+    """Turns stored inputs into what a network reads: ``(x / scale - mean) / std`` in float32.
+
+    Args:
+        scale: What the stored values are divided by; 255 for uint8 images.
+        mean: Subtracted after that. A tuple has one value per channel.
+        std: Divided by after that. A tuple has one value per channel.
+    """
+
+    scale: float = 1.0
+    mean: float | tuple[float, ...] = 0.0
+    std: float | tuple[float, ...] = 1.0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Normalises a chunk ``[B, ...]``; a float64 input stays float64."""
+        if not x.is_floating_point():
+            x = x.float()
+        mean, std = self._per_channel(self.mean, x), self._per_channel(self.std, x)
+        # One multiplication and one addition: on a CPU the division would cost more than the copy.
+        return x * (1.0 / (self.scale * std)) + (-mean / std)
+
+    @staticmethod
+    def _per_channel(value: float | tuple[float, ...], x: Tensor) -> Any:
+        if isinstance(value, tuple):
+            return torch.tensor(value, dtype=x.dtype, device=x.device).view(-1, *([1] * (x.dim() - 2)))
+        return value
+
+
+@dataclass(frozen=True)
+class ActiveDataset:
+    """A pool, a test set, and the names of the classes.
+
+    Args:
+        name: How the data set is called in reports and in MLflow.
+        pool: N inputs. An item's id is its index here, for ever.
+        labels: ``[N]`` int64, the labels that the data set's own oracle gives; None when only the user's oracle knows.
+        test: T inputs, never used to choose anything.
+        test_labels: ``[T]`` int64.
+        classes: C names.
+        normalise: Turns stored inputs into what a network reads.
+    """
+
+    name: str
+    pool: Inputs
+    labels: Tensor | None
+    test: Inputs
+    test_labels: Tensor
+    classes: tuple[str, ...]
+    normalise: Normalise = field(default_factory=Normalise)
+
+    def __post_init__(self) -> None:
+        if len(self.pool) == 0 or len(self.test) == 0:
+            raise UserError(f"The data set '{self.name}' needs at least one pool item and one test item.")
+        if len(self.classes) < 2:
+            raise UserError(f"The data set '{self.name}' needs at least two classes, and has {len(self.classes)}.")
+        if self.labels is not None:
+            _check_labels(self.labels, len(self.pool), len(self.classes), "pool")
+        _check_labels(self.test_labels, len(self.test), len(self.classes), "test")
+        for inputs, side in ((self.pool, "pool"), (self.test, "test")):
+            if isinstance(inputs, Tensor):
+                _check_finite(inputs, side)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one item, without the batch axis."""
+        return tuple(self.pool[torch.tensor([0])].shape[1:])
+
+    @staticmethod
+    def from_arrays(
+        pool: Tensor | np.ndarray[Any, Any],
+        labels: Tensor | np.ndarray[Any, Any] | None,
+        test: Tensor | np.ndarray[Any, Any],
+        test_labels: Tensor | np.ndarray[Any, Any],
+        *,
+        name: str = "custom",
+        classes: Sequence[str] | None = None,
+        normalise: Normalise | None = None,
+    ) -> "ActiveDataset":
+        """A data set of the user's own tensors or arrays.
+
+        Args:
+            pool: ``[N, ...]``; uint8 is normalised by 1/255 unless ``normalise`` says otherwise.
+            labels: ``[N]`` integers from 0, or None when an oracle of yours gives them.
+            test: ``[T, ...]``.
+            test_labels: ``[T]`` integers from 0.
+            name: How it is called in reports.
+            classes: Names; "0", "1", ... when not given.
+            normalise: How stored inputs become what a network reads.
+        """
+        x, t = _inputs(pool), _inputs(test)
+        y = None if labels is None else _integers(labels, "labels")
+        test_y = _integers(test_labels, "test_labels")
+        if classes is None:
+            highest = max(int(v.max()) for v in (y, test_y) if v is not None and len(v))
+            classes = [str(c) for c in range(highest + 1)]
+        if normalise is None:
+            normalise = Normalise(scale=255.0) if x.dtype == torch.uint8 else Normalise()
+        return ActiveDataset(name, x, y, t, test_y, tuple(classes), normalise)
+
+    @staticmethod
+    def from_datasets(
+        pool: TorchDataset[Any],
+        test: TorchDataset[Any],
+        *,
+        classes: Sequence[str],
+        name: str = "custom",
+        labels: Tensor | np.ndarray[Any, Any] | None = None,
+        normalise: Normalise | None = None,
+        workers: int = 0,
+    ) -> "ActiveDataset":
+        """A data set of map-style torch ``Dataset`` objects, whose inputs are streamed and never held whole.
+
+        Args:
+            pool: ``pool[i]`` is an input, or a tuple that starts with one.
+            test: ``test[i]`` is ``(input, label)``.
+            classes: Names of the C classes.
+            name: How it is called in reports.
+            labels: ``[N]`` integers for the data set's own oracle; None when an oracle of yours gives them.
+            normalise: How stored inputs become what a network reads; unchanged when not given.
+            workers: Processes that read ahead.
+        """
+        test_labels = torch.tensor([int(test[i][1]) for i in range(len(cast(Sequence[Any], test)))])
+        y = None if labels is None else _integers(labels, "labels")
+        pool_inputs, test_inputs = StreamedInputs(pool, workers), StreamedInputs(test, workers)
+        return ActiveDataset(name, pool_inputs, y, test_inputs, test_labels, tuple(classes), normalise or Normalise())
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """The labelled items that a network is fitted to, small enough to lie on the device whole.
+
+    Args:
+        inputs: ``[n, ...]`` as stored, on the device.
+        labels: ``[n]`` int64, on the device.
+        classes: C.
+        normalise: Turns stored inputs into what a network reads.
+    """
+
+    inputs: Tensor
+    labels: Tensor
+    classes: int
+    normalise: Normalise = field(default_factory=Normalise)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the inputs lie, and where the network is to be trained."""
+        return self.inputs.device
+
+
+def _inputs(x: Tensor | np.ndarray[Any, Any]) -> Tensor:
+    tensor = torch.as_tensor(x)
+    if tensor.dim() < 2:
+        raise UserError(f"Inputs need at least two axes, items and features, not the shape {tuple(tensor.shape)}.")
+    return tensor
+
+
+def _integers(y: Tensor | np.ndarray[Any, Any], what: str) -> Tensor:
+    tensor = torch.as_tensor(y)
+    if tensor.is_floating_point() or tensor.dim() != 1:
+        raise UserError(f"{what} must be one integer per item, not {tensor.dtype} of shape {tuple(tensor.shape)}.")
+    return tensor.long()
+
+
+def _check_labels(labels: Tensor, count: int, classes: int, side: str) -> None:
+    if labels.shape != (count,):
+        raise UserError(f"The {side} set has {count} items but labels of shape {tuple(labels.shape)}.")
+    wrong = (labels < 0) | (labels >= classes)
+    if bool(wrong.any()):
+        at = int(wrong.nonzero()[0])
+        raise UserError(f"The {side} label of item {at} is {int(labels[at])}; labels run from 0 to {classes - 1}.")
+
+
+def _check_finite(inputs: Tensor, side: str) -> None:
+    if not inputs.is_floating_point():
+        return
+    bad = ~torch.isfinite(inputs).flatten(1).all(1)
+    if bool(bad.any()):
+        raise UserError(f"The {side} input of item {int(bad.nonzero()[0])} holds NaN or infinity; mend or drop it.")

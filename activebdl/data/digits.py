@@ -1,0 +1,28 @@
+"""scikit-learn's digits: small, embedded, for trials without a network."""
+
+import torch
+
+from activebdl.data import dataset
+from activebdl.data.dataset import ActiveDataset, Normalise
+from activebdl.randomness import generator
+
+
+@dataset("digits")
+def digits() -> ActiveDataset:
+    """1,797 handwritten digits of 8 x 8 (Alpaydin and Kaynak 1998): 1,297 in the pool, 500 to test, split once for all."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    images = torch.from_numpy(bunch.images).to(torch.uint8)[:, None]  # [1797, 1, 8, 8], values 0 to 16
+    labels = torch.from_numpy(bunch.target).long()
+    order = torch.randperm(len(labels), generator=generator(0, 0, "split of digits"))
+    pool, test = order[500:], order[:500]
+    return ActiveDataset(
+        name="digits",
+        pool=images[pool],
+        labels=labels[pool],
+        test=images[test],
+        test_labels=labels[test],
+        classes=tuple("0123456789"),
+        normalise=Normalise(scale=16.0, mean=0.3, std=0.38),
+    )
