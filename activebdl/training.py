@@ -1,0 +1,166 @@
+"""The fit of one plain network to the labels there are: a fixed number of optimiser steps, and nothing is held out.
+
+No early stopping: a validation set would need labels of its own, and on small ones it stops too early
+(see Kirsch et al. 2019, who paid 1,000 labels for theirs).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from activebdl.data.augment import Affine
+from activebdl.data.dataset import Labelled
+from activebdl.errors import UserError
+from activebdl.randomness import global_rng_from
+
+Step = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a network is trained, the same in every round.
+
+    Args:
+        steps: Optimiser steps of a fit with no labels.
+        steps_per_label: Further steps for each labelled item, so that later rounds are trained longer.
+        batch_size: Items a step. When there are fewer labels, a batch holds several copies, each augmented anew.
+        optimizer: adamw decouples the weight decay from the gradient, adam adds it to the gradient (L2), as sgd does.
+        learning_rate: The highest rate of the schedule.
+        schedule: onecycle rises over a third of the steps and falls to nothing (Smith 2018); constant stays.
+        weight_decay: As the optimiser takes it.
+        prior_precision: Of a Gaussian prior on the weights: adds ``prior_precision / n`` to the weight decay, so that
+            it weighs less the more labels there are (Gal 2016). Zero leaves it out.
+        augmentation: Random transformations of the training images; None for none.
+    """
+
+    steps: int = 800
+    steps_per_label: float = 0.0
+    batch_size: int = 64
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    learning_rate: float = 3e-3
+    schedule: Literal["onecycle", "constant"] = "onecycle"
+    weight_decay: float = 1e-2
+    prior_precision: float = 0.0
+    augmentation: Affine | None = None
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.batch_size < 1:
+            raise UserError("Training needs at least one step and a batch size of at least one.")
+        if self.learning_rate <= 0:
+            raise UserError(f"The learning rate must be above 0, and is {self.learning_rate}.")
+        if self.steps_per_label < 0 or self.weight_decay < 0 or self.prior_precision < 0:
+            raise UserError("steps_per_label, weight_decay and prior_precision must not be negative.")
+
+    def total_steps(self, n: int) -> int:
+        """Optimiser steps of a fit to ``n`` labels."""
+        return self.steps + round(self.steps_per_label * n)
+
+
+def train(
+    network: Callable[[], nn.Module],
+    labelled: Labelled,
+    training: Training,
+    *,
+    generator: torch.Generator,
+    on_step: Step | None = None,
+) -> nn.Module:
+    """Makes a fresh network and trains it; the result is in eval mode, with gradients off.
+
+    Args:
+        network: Makes a fresh ``nn.Module`` that maps ``[B, ...]`` to logits ``[B, C]``.
+        labelled: What it is fitted to.
+        training: How.
+        generator: Weights, order of batches, augmentation and dropout all come from it.
+        on_step: Called after every step, for a progress bar.
+
+    Raises:
+        UserError: The network's output does not fit the classes, or the loss is not finite.
+    """
+    if len(labelled) == 0:
+        raise UserError("There is nothing to fit to: not one item is labelled.")
+    with global_rng_from(generator, labelled.device):
+        module = network().to(labelled.device).train()
+        if labelled.inputs.dim() == 4:
+            module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        losses = _optimise(module, labelled, training, generator, on_step or (lambda: None))
+    _refuse_unfinite(losses)
+    return module.eval().requires_grad_(False)
+
+
+def _optimise(
+    module: nn.Module, labelled: Labelled, training: Training, generator: torch.Generator, on_step: Step
+) -> Tensor:
+    """Runs all steps; returns the loss of each, on the device, so that no step waits for a transfer."""
+    steps = training.total_steps(len(labelled))
+    optimizer, scheduler = _optimizer(module, training, len(labelled), steps)
+    losses = torch.zeros(steps, device=labelled.device)
+    for step, batch in enumerate(_batches(len(labelled), training.batch_size, steps, generator)):
+        batch = batch.to(labelled.device)
+        x = labelled.inputs[batch].float()
+        if training.augmentation is not None:
+            x = training.augmentation(x, generator)
+        x = labelled.normalise(x)
+        if x.dim() == 4:
+            x = x.contiguous(memory_format=torch.channels_last)
+        logits = module(x)
+        if step == 0:
+            check_logits(logits, len(x), labelled.classes)
+        loss = F.cross_entropy(logits, labelled.labels[batch])
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        if scheduler is not None:
+            scheduler.step()
+        losses[step] = loss.detach()
+        on_step()
+    return losses
+
+
+def _optimizer(
+    module: nn.Module, training: Training, n: int, steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler | None]:
+    kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
+    decay = training.weight_decay + training.prior_precision / n
+    options = {"momentum": 0.9} if training.optimizer == "sgd" else {}
+    optimizer = kinds[training.optimizer](
+        module.parameters(), lr=training.learning_rate, weight_decay=decay, fused=True, **options
+    )
+    if training.schedule == "constant":
+        return optimizer, None
+    # OneCycleLR cannot divide a single step into its two phases.
+    onecycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, training.learning_rate, total_steps=max(steps, 2) + 1)
+    return optimizer, onecycle
+
+
+def _batches(n: int, size: int, steps: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+    """Index batches that walk through shuffled epochs end to end, so that every item is seen equally often."""
+    epochs = -(-steps * size // n)
+    order = torch.rand(epochs, n, generator=generator).argsort(dim=1).flatten()
+    return order[: steps * size].split(size)
+
+
+def check_logits(logits: object, count: int, classes: int) -> None:
+    """Refuses a network whose output is not one row of logits per item.
+
+    Raises:
+        UserError: The output is not a tensor ``[count, classes]``.
+    """
+    shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
+    if shape != (count, classes):
+        raise UserError(
+            f"The network must turn {count} items into logits of shape ({count}, {classes}), one column per class; "
+            f"it gave {shape}."
+        )
+
+
+def _refuse_unfinite(losses: Tensor) -> None:
+    bad = ~torch.isfinite(losses)
+    if bool(bad.any()):
+        raise UserError(
+            f"The loss became {losses[bad][0].item()} at step {int(bad.nonzero()[0]) + 1} of {len(losses)}: "
+            "lower the learning rate, or look for inputs that are not normalised."
+        )
