@@ -1,0 +1,346 @@
+"""The work that K draws of MC-dropout share, and as little as possible for each draw by itself.
+
+Three facts make it fast; all are exact, and the tests hold them against the plain path:
+
+1. **Trunk once.** Whatever comes before the first dropout is the same for all draws.
+2. **Dropout sinks.** A mask multiplies units or whole channels by a number >= 0. That commutes with relu, with
+   flattening and, for whole channels, with pooling; so the dropout is moved behind them and the trunk grows.
+3. **Thinned sub-networks** (Srivastava et al. 2014). A draw's mask is the same for every item, so what it drops need
+   not be computed: the live rows and columns of the weights are cut out once per draw, and the matrices are smaller.
+
+The module is read with torch.fx. One that cannot be traced takes the plain path, `_masks.run_with_masks`.
+B: items of a batch, K: draws, C: classes.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from activebdl.posteriors._masks import CHANNEL_DROPOUT, Site, is_dropout, site_of
+
+POOLS = (
+    nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d,
+    nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d,
+)  # fmt: skip
+POOL_FUNCTIONS = (
+    F.max_pool1d, F.max_pool2d, F.max_pool3d, F.avg_pool1d, F.avg_pool2d, F.avg_pool3d,
+    F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d,
+)  # fmt: skip
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+
+Role = Literal["cut", "fold", "gather", "mask"]
+"""What becomes of a dropout whose mask is known.
+
+cut: the layer before it computes only what lives, the layer behind it reads only that;
+fold: the mask is multiplied into the columns of the linear layer behind it;
+gather: the live channels are taken out of its input, the convolution behind it reads only those;
+mask: its input is multiplied by the mask.
+"""
+
+
+@dataclass(frozen=True)
+class Dropped:
+    """One dropout of the graph, after it has sunk.
+
+    Args:
+        site: Of the mask as drawn, where the dropout stood in the module.
+        repeat: How many units each entry of the mask stands for, since a flattening was passed.
+        role: See `Role`.
+        before: The layer that computes its input, when the role is "cut".
+        after: The layer that reads its output, unless the role is "mask".
+    """
+
+    site: Site
+    repeat: int
+    role: Role
+    before: str | None
+    after: str | None
+
+
+@dataclass(frozen=True)
+class Weights:
+    """The live rows and columns of one layer, for one draw; dropout's scale is in them."""
+
+    weight: Tensor
+    bias: Tensor | None
+
+
+@dataclass(frozen=True)
+class DrawPlan:
+    """What one draw does in place of the module: by node name, cut weights, live channels, masks."""
+
+    weights: dict[str, Weights]
+    live: dict[str, Tensor]
+    masks: dict[str, Tensor]
+
+
+class ThinnedGraph:
+    """A module with dropout, split into what all draws share and what each draw does by itself.
+
+    Args:
+        module: The network, which must be traceable by torch.fx.
+        example: A batch that it can read, of two items or more.
+    """
+
+    def __init__(self, module: nn.Module, example: Tensor) -> None:
+        self.graph = _Tracer().trace(module)
+        self.modules = dict(module.named_modules())
+        shapes = _Shapes(module, self.graph)
+        with torch.no_grad():
+            shapes.run(example)
+        self._shapes = shapes.item_shapes
+        self._sites = {n.name: site_of(self._module(n), shapes.input_of[n.name]) for n in self._dropout_nodes()}
+        self._repeat = dict.fromkeys(self._sites, 1)
+        for node in self._dropout_nodes():
+            self._sink(node)
+        stochastic = _downstream(self.graph, set(self._sites))
+        self.dropped = {node.name: self._describe(node, stochastic) for node in self._dropout_nodes()}
+        self._source = {node.name: node.all_input_nodes[0].name for node in self._dropout_nodes()}
+        nodes = [node for node in self.graph.nodes if node.op != "output"]
+        self.trunk = [node for node in nodes if node.name not in stochastic]
+        self.branch = [node for node in nodes if node.name in stochastic]
+        self.output = cast(fx.Node, next(n for n in self.graph.nodes if n.op == "output").args[0])
+
+    # ---- reading the graph
+
+    def _dropout_nodes(self) -> list[fx.Node]:
+        return [node for node in self.graph.nodes if node.op == "call_module" and is_dropout(self._module(node))]
+
+    def _module(self, node: fx.Node) -> nn.Module:
+        return self.modules[str(node.target)]
+
+    def _sink(self, dropout: fx.Node) -> None:
+        """Moves a dropout behind the operations that it commutes with."""
+        site = self._sites[dropout.name]
+        if site.alpha:
+            return  # it adds a constant where it drops, and so commutes with nothing
+        channels = isinstance(self._module(dropout), CHANNEL_DROPOUT)
+        while (behind := _only_user(dropout)) is not None:
+            source = dropout.all_input_nodes[0]
+            if _is_relu(behind, self.modules) or (channels and _is_pool(behind, self.modules)):
+                pass
+            elif self._flattens(behind, self._shapes[source.name]) and self._repeat[dropout.name] == 1:
+                spatial = self._shapes[source.name][1:] if channels else ()
+                self._repeat[dropout.name] = int(torch.Size(spatial).numel())
+            else:
+                return
+            _swap(dropout, behind)
+
+    def _flattens(self, node: fx.Node, shape: tuple[int, ...]) -> bool:
+        """Whether a node turns items of this shape into vectors."""
+        by_module = node.op == "call_module" and isinstance(self._module(node), nn.Flatten)
+        by_call = node.target in (torch.flatten, "flatten", "view", "reshape") and len(node.all_input_nodes) == 1
+        return (by_module or by_call) and self._shapes[node.name] == (torch.Size(shape).numel(),)
+
+    def _describe(self, dropout: fx.Node, stochastic: set[str]) -> Dropped:
+        """Chooses the role of a dropout that has sunk as far as it can."""
+        site, repeat = self._sites[dropout.name], self._repeat[dropout.name]
+        after = _only_user(dropout)
+        channels = isinstance(self._module(dropout), CHANNEL_DROPOUT)
+        if after is None or site.alpha or not self._reads(after, dropout, channels):
+            return Dropped(site, repeat, "mask", None, None)
+        before = self._computed_by(dropout.all_input_nodes[0], channels)
+        if before is not None and before.name in stochastic:
+            return Dropped(site, repeat, "cut", before.name, after.name)
+        role: Role = "fold" if isinstance(self._module(after), nn.Linear) else "gather"
+        return Dropped(site, repeat, role, None, after.name)
+
+    def _reads(self, layer: fx.Node, dropout: fx.Node, channels: bool) -> bool:
+        """Whether a layer multiplies each dropped entry by columns of its own."""
+        if layer.op != "call_module":
+            return False
+        module, shape = self._module(layer), self._shapes[dropout.all_input_nodes[0].name]
+        if type(module) is nn.Linear:
+            return len(shape) == 1
+        plain = type(module) in CONVOLUTIONS and cast(nn.Conv2d, module).groups == 1
+        # padding with anything but zeros would be fine too, but a string padding is left to the plain path
+        return plain and channels and len(shape) > 1 and not isinstance(cast(nn.Conv2d, module).padding, str)
+
+    def _computed_by(self, node: fx.Node, channels: bool) -> fx.Node | None:
+        """The layer whose rows are the entries that a dropout behind ``node`` drops, if nothing else reads them."""
+        while _only_user(node) is not None:
+            if node.op == "call_module" and type(self._module(node)) is nn.Linear:
+                return node if len(self._shapes[node.name]) == 1 else None
+            if node.op == "call_module" and type(self._module(node)) in CONVOLUTIONS:
+                conv = cast(nn.Conv2d, self._module(node))
+                return node if channels and conv.groups == 1 and not isinstance(conv.padding, str) else None
+            inputs = node.all_input_nodes
+            if len(inputs) != 1:
+                return None
+            passes = _is_relu(node, self.modules) or (channels and _is_pool(node, self.modules))
+            if not passes and not (channels and self._flattens(node, self._shapes[inputs[0].name])):
+                return None
+            node = inputs[0]
+        return None
+
+    # ---- drawing
+
+    def sites(self) -> dict[str, Site]:
+        """Where masks are needed, in the order of the graph."""
+        return self._sites
+
+    def plan(self, masks: dict[str, Tensor]) -> DrawPlan:
+        """Cuts the weights for one draw.
+
+        Args:
+            masks: True where values are kept, by the keys of `sites`.
+        """
+        rows: dict[str, Tensor] = {}
+        columns: dict[str, tuple[Dropped, Tensor]] = {}
+        plan = DrawPlan({}, {}, {})
+        for name, dropped in self.dropped.items():
+            keep = masks[name]
+            if dropped.role == "mask":
+                flat = dropped.repeat > 1 or len(self._shapes[self._source[name]]) == 1
+                plan.masks[name] = keep.flatten().repeat_interleave(dropped.repeat) if flat else keep
+                continue
+            columns[cast(str, dropped.after)] = (dropped, keep.flatten())
+            if dropped.role == "gather":
+                plan.live[name] = keep.flatten().nonzero().flatten()
+            elif dropped.role == "cut":
+                rows[cast(str, dropped.before)] = keep.flatten().nonzero().flatten()
+        for node in self.branch:
+            if node.name in rows or node.name in columns:
+                plan.weights[node.name] = _cut(self._module(node), rows.get(node.name), columns.get(node.name))
+        return plan
+
+    # ---- running
+
+    def run_trunk(self, x: Tensor) -> dict[str, Any]:
+        """What all draws share, for a batch ``x [B, ...]``: by node name, the values that the draws read."""
+        values: dict[str, Any] = {}
+        for node in self.trunk:
+            values[node.name] = x if node.op == "placeholder" else self._call(node, values)
+        read = {source.name for node in self.branch for source in node.all_input_nodes}
+        return {name: value for name, value in values.items() if name in read}
+
+    def run_draw(self, trunk: dict[str, Any], plan: DrawPlan) -> Tensor:
+        """Logits ``[B, C]`` of one draw, from what `run_trunk` gave."""
+        values = dict(trunk)
+        for node in self.branch:
+            values[node.name] = self._run_node(node, values, plan)
+        return cast(Tensor, values[self.output.name])
+
+    def _run_node(self, node: fx.Node, values: dict[str, Any], plan: DrawPlan) -> Any:
+        if node.name in plan.weights:
+            return _apply(self._module(node), values[node.all_input_nodes[0].name], plan.weights[node.name])
+        if node.name not in self.dropped:
+            return self._call(node, values)
+        x = cast(Tensor, values[node.all_input_nodes[0].name])
+        if node.name in plan.masks:
+            return self.dropped[node.name].site.apply(x, plan.masks[node.name])
+        return _take_channels(x, plan.live[node.name]) if node.name in plan.live else x
+
+    def _call(self, node: fx.Node, values: dict[str, Any]) -> Any:
+        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: values[n.name])
+        if node.op == "call_module":
+            return self._module(node)(*args, **kwargs)
+        if node.op == "call_method":
+            return getattr(args[0], str(node.target))(*args[1:], **kwargs)
+        if node.op == "get_attr":
+            return _attribute(self.modules[""], str(node.target))
+        return cast(Callable[..., Any], node.target)(*args, **kwargs)
+
+
+class _Tracer(fx.Tracer):
+    """Looks into modules only as far as there is dropout in them; the rest may be as dynamic as it likes."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return is_dropout(m) or not any(is_dropout(child) for child in m.modules())
+
+
+class _Shapes(fx.Interpreter):
+    """Runs the graph once, and notes the shape of each value without its batch axis."""
+
+    def __init__(self, module: nn.Module, graph: fx.Graph) -> None:
+        super().__init__(module, graph=graph)
+        self.item_shapes: dict[str, tuple[int, ...]] = {}
+        self.input_of: dict[str, Tensor] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        self.item_shapes[n.name] = tuple(value.shape[1:]) if isinstance(value, Tensor) else ()
+        if n.op == "call_module":
+            self.input_of[n.name] = self.env[n.all_input_nodes[0]]
+        return value
+
+
+def _only_user(node: fx.Node) -> fx.Node | None:
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def _downstream(graph: fx.Graph, sources: set[str]) -> set[str]:
+    """The names of the nodes that depend on any of ``sources``, those included."""
+    found = set(sources)
+    for node in graph.nodes:
+        if any(source.name in found for source in node.all_input_nodes):
+            found.add(node.name)
+    return found
+
+
+def _swap(dropout: fx.Node, behind: fx.Node) -> None:
+    """Turns ``source -> dropout -> behind`` into ``source -> behind -> dropout``."""
+    source = dropout.all_input_nodes[0]
+    behind.replace_all_uses_with(dropout)
+    behind.replace_input_with(dropout, source)
+    dropout.replace_input_with(source, behind)
+    behind.append(dropout)
+
+
+def _is_relu(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    if node.op == "call_module":
+        return isinstance(modules[str(node.target)], nn.ReLU | nn.LeakyReLU)
+    return len(node.all_input_nodes) == 1 and node.target in (F.relu, torch.relu, F.leaky_relu, "relu")
+
+
+def _is_pool(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
+    if node.op == "call_module":
+        module = modules[str(node.target)]
+        return isinstance(module, POOLS) and not getattr(module, "return_indices", False)
+    plain = len(node.all_input_nodes) == 1 and not node.kwargs.get("return_indices", False)
+    return plain and node.target in POOL_FUNCTIONS
+
+
+def _cut(layer: nn.Module, rows: Tensor | None, columns: tuple[Dropped, Tensor] | None) -> Weights:
+    """The weights of a layer for one draw: live rows, and live columns times dropout's scale."""
+    assert isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
+    weight, bias = layer.weight.detach(), layer.bias
+    if rows is not None:
+        weight = weight[rows]
+        bias = None if bias is None else bias.detach()[rows]
+    if columns is not None:
+        dropped, keep = columns
+        keep = keep if dropped.repeat == 1 else keep.repeat_interleave(dropped.repeat)
+        if dropped.role == "fold":
+            weight = weight * (keep.to(weight.dtype) * dropped.site.scale)
+        else:
+            weight = weight[:, keep] * dropped.site.scale
+    if weight.dim() == 4:
+        weight = weight.contiguous(memory_format=torch.channels_last)
+    return Weights(weight, bias)
+
+
+def _apply(layer: nn.Module, x: Tensor, weights: Weights) -> Tensor:
+    """The layer on ``x``, with other weights."""
+    if isinstance(layer, nn.Linear):
+        return F.linear(x, weights.weight, weights.bias)
+    convolve = getattr(layer, "_conv_forward")  # noqa: B009 - the public call would use the layer's own weights
+    return cast(Tensor, convolve(x, weights.weight, weights.bias))
+
+
+def _take_channels(x: Tensor, live: Tensor) -> Tensor:
+    """Live channels of ``x [B, channels, ...]``; in channels_last, one gather on the last axis."""
+    if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
+        return x.permute(0, 2, 3, 1).index_select(3, live).permute(0, 3, 1, 2)
+    return x.index_select(1, live)
+
+
+def _attribute(module: nn.Module, path: str) -> Any:
+    found: Any = module
+    for name in path.split("."):
+        found = getattr(found, name)
+    return found

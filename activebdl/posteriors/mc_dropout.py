@@ -1,0 +1,139 @@
+"""MC-dropout (Gal and Ghahramani 2016): dropout stays on after training, and each mask is a draw from a posterior.
+
+    q(theta): W_l = M_l diag(z_l),  z_lj ~ Bernoulli(1 - p) / (1 - p)
+    p(y | x, labels) ~= 1/K sum_k p(y | x, theta_k),  theta_k ~ q
+
+A draw is ONE function: its masks are drawn once, and every item meets the same ones (what BatchBALD needs to be
+right, and what lets the dropped parts of the network be left out, see `_thinning`).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, fx, nn
+
+from activebdl.data.dataset import Labelled
+from activebdl.posteriors import posterior
+from activebdl.posteriors._masks import Site, check_dropout, draw_masks, find_sites, run_with_masks
+from activebdl.posteriors._modes import evaluating
+from activebdl.posteriors._thinning import DrawPlan, ThinnedGraph
+from activebdl.training import Training, train
+
+
+@posterior("mc_dropout")
+@dataclass(frozen=True)
+class MCDropout:
+    """MC-dropout as an inference method, for any module with ``nn.Dropout*`` modules in it.
+
+    Args:
+        training: How the network is trained.
+        thin: Leave out of each draw what its masks drop. Off, the masks are multiplied in: the same numbers, slower.
+    """
+
+    training: Training = field(default_factory=Training)
+    thin: bool = True
+
+    def fit(
+        self,
+        network: Callable[[], nn.Module],
+        labelled: Labelled,
+        *,
+        generator: torch.Generator,
+        on_step: Callable[[], object] | None = None,
+    ) -> "DropoutPosterior":
+        """Trains one network with dropout; see `activebdl.posteriors.InferenceMethod.fit`.
+
+        Raises:
+            UserError: The module has no dropout, or dropout that is not an ``nn.Dropout*`` module.
+        """
+        example = labelled.normalise(labelled.inputs[:1].repeat(2, *([1] * (labelled.inputs.dim() - 1))))
+        with torch.random.fork_rng():
+            check_dropout(network().to(labelled.device), example)
+        module = train(network, labelled, self.training, generator=generator, on_step=on_step)
+        return DropoutPosterior(module, example, thin=self.thin)
+
+    def steps(self, n: int) -> int:
+        """Optimiser steps that a fit to ``n`` labels takes."""
+        return self.training.total_steps(n)
+
+
+class DropoutPosterior:
+    """A trained network, and all the masks that may be laid on it.
+
+    Args:
+        module: A trained network with ``nn.Dropout*`` modules. It is never changed, nor is its mode.
+        example: A normalised batch that it can read, two items, on its device.
+        thin: See `MCDropout`.
+    """
+
+    def __init__(self, module: nn.Module, example: Tensor, *, thin: bool = True) -> None:
+        check_dropout(module, example)
+        self.module = module
+        self.graph = _thinned(module, example) if thin else None
+        self.sites = self.graph.sites() if self.graph is not None else find_sites(module, example)
+        self.device = example.device
+
+    def draw(self, k: int, *, generator: torch.Generator) -> "ThinnedDraws | MaskedDraws":
+        """K sub-networks; the first ones are the same however many are asked for."""
+        masks = draw_masks(self.sites, k, generator, self.device)
+        if self.graph is None:
+            return MaskedDraws(self.module, self.sites, list(masks))
+        with torch.no_grad():
+            return ThinnedDraws(self.module, self.graph, [self.graph.plan(mask) for mask in masks])
+
+
+@dataclass(frozen=True)
+class ThinnedDraws:
+    """K sub-networks, each with only what its masks keep."""
+
+    module: nn.Module
+    graph: ThinnedGraph
+    plans: Sequence[DrawPlan]
+
+    @property
+    def count(self) -> int:
+        """K."""
+        return len(self.plans)
+
+    def log_probs(self, x: Tensor) -> Tensor:
+        """``[B, ...] -> [B, K, C]``."""
+        x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+        with evaluating(self.module), torch.inference_mode():
+            trunk = self.graph.run_trunk(x)
+            logits = [self.graph.run_draw(trunk, plan) for plan in self.plans]  # K times [B, C]
+            return _log_softmax(torch.stack(logits, dim=1))
+
+
+@dataclass(frozen=True)
+class MaskedDraws:
+    """K times the whole network, masks multiplied in: the plain path, for modules that torch.fx cannot read."""
+
+    module: nn.Module
+    sites: dict[str, Site]
+    masks: Sequence[dict[str, Tensor]]
+
+    @property
+    def count(self) -> int:
+        """K."""
+        return len(self.masks)
+
+    def log_probs(self, x: Tensor) -> Tensor:
+        """``[B, ...] -> [B, K, C]``."""
+        with torch.inference_mode():
+            logits = [run_with_masks(self.module, x, masks, self.sites) for masks in self.masks]
+            return _log_softmax(torch.stack(logits, dim=1))
+
+
+def _thinned(module: nn.Module, example: Tensor) -> ThinnedGraph | None:
+    """The module's graph; None when its forward depends on values, which torch.fx cannot follow."""
+    try:
+        with evaluating(module):
+            return ThinnedGraph(module, example)
+    except (fx.proxy.TraceError, TypeError, AttributeError, NotImplementedError, RuntimeError):
+        return None
+
+
+def _log_softmax(logits: Tensor) -> Tensor:
+    """In float32 or better, whatever the network computes in."""
+    return (logits if logits.dtype == torch.float64 else logits.float()).log_softmax(dim=-1)
