@@ -1,0 +1,205 @@
+"""Acquisition strategies: what is worth a label. One file each; this page holds what they share.
+
+The common kind is a score, a plain function ``f(log_probs [N, K, C]) -> scores [N]``, higher is asked first:
+
+    @strategy("bald")
+    def bald(log_probs): ...
+
+A score becomes a strategy by a selection rule (`activebdl.strategies._selection`): the top Q, or the stochastic rules
+power, softmax and softrank, named in front: "power_bald". A joint strategy looks at the query as a whole:
+
+    @joint_strategy("random", needs_model=False)
+    def random(query): ...
+
+N: unlabelled items, K: draws, C: classes, Q: items asked for.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from activebdl.errors import UserError
+from activebdl.registry import Registry
+from activebdl.scoring import Score, Scorer, check_draws
+from activebdl.strategies._selection import RULES, Rule, top_k
+
+__all__ = ["Query", "Selection", "Strategy", "joint_strategy", "resolve", "strategies", "strategy", "strategy_names"]
+
+
+@dataclass(frozen=True)
+class Query:
+    """What a joint strategy may use to choose.
+
+    Args:
+        unlabelled: Ids ``[N]`` that may be chosen, ascending.
+        labelled: Ids that have a label, ascending.
+        quantity: Q, how many to choose, at most N.
+        generator: The source of all randomness of the choice.
+        scorer: The posterior's draws over the pool; None for strategies that need no model.
+    """
+
+    unlabelled: Tensor
+    labelled: Tensor
+    quantity: int
+    generator: torch.Generator
+    scorer: Scorer | None = None
+
+    @property
+    def model(self) -> Scorer:
+        """The posterior's draws over the pool."""
+        if self.scorer is None:
+            raise UserError("A strategy registered with needs_model=False asked for the model; register it without.")
+        return self.scorer
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What a strategy chose: ids ``[Q]`` in the order of choice, and their scores ``[Q]`` where it has any."""
+
+    ids: Tensor
+    scores: Tensor | None = None
+
+
+JointFunction = Callable[[Query], Tensor | Selection]
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """A way to choose, by name.
+
+    Args:
+        name: As in reports, e.g. "power_bald".
+        score: For pointwise strategies.
+        joint: For joint ones.
+        rule: How scores become a choice.
+        needs_model: Whether the posterior has to be fitted and sampled for it.
+        needs_disagreement: Whether the score is zero unless draws differ.
+        doc: What it does, from its docstring.
+    """
+
+    name: str
+    score: Score | None = None
+    joint: JointFunction | None = None
+    rule: Rule = top_k
+    needs_model: bool = True
+    needs_disagreement: bool = False
+    doc: str = field(default="", repr=False)
+
+    def select(self, query: Query) -> Selection:
+        """Chooses Q distinct ids out of ``query.unlabelled``.
+
+        Raises:
+            UserError: The strategy broke that promise, or its score is not one number per item.
+        """
+        selection = self._pointwise(query) if self.score is not None else self._joint(query)
+        ids = selection.ids
+        if ids.dim() != 1 or len(ids) != query.quantity or len(ids.unique()) != len(ids):
+            raise UserError(
+                f"The strategy '{self.name}' was asked for {query.quantity} distinct ids and gave {ids.tolist()[:20]}."
+            )
+        foreign = ~torch.isin(ids, query.unlabelled)
+        if bool(foreign.any()):
+            raise UserError(f"The strategy '{self.name}' chose item {int(ids[foreign][0])}, which is not unlabelled.")
+        return selection
+
+    def _pointwise(self, query: Query) -> Selection:
+        assert self.score is not None
+        if self.needs_disagreement:
+            check_draws(query.model.draws, query.model.log_probs(query.unlabelled[:32]))
+        scores = query.model.scores(query.unlabelled, self.score)
+        chosen = self.rule(scores, query.quantity, query.generator)
+        return Selection(query.unlabelled[chosen], scores[chosen])
+
+    def _joint(self, query: Query) -> Selection:
+        assert self.joint is not None
+        chosen: object = self.joint(query)
+        if isinstance(chosen, Selection):
+            return chosen
+        if not isinstance(chosen, Tensor):
+            raise UserError(f"The strategy '{self.name}' must return a tensor of ids, not {type(chosen).__name__}.")
+        return Selection(chosen)
+
+
+def _adopt(name: str, found: object) -> Strategy:
+    """A strategy object as it is; a function by its parameter: ``query`` makes it joint, anything else a score."""
+    if isinstance(found, Strategy):
+        return found
+    if not callable(found):
+        raise UserError(f"The strategy '{name}' must be a function of log_probs, or of a query.")
+    short = name.rpartition(":")[2]
+    first = next(iter(inspect.signature(found).parameters), "")
+    doc = inspect.getdoc(found) or ""
+    if first == "query":
+        return Strategy(short, joint=cast(JointFunction, found), doc=doc)
+    return Strategy(short, score=cast(Score, found), doc=doc)
+
+
+strategies: Registry[Strategy] = Registry("strategy", "activebdl.strategies", _adopt)
+
+S = TypeVar("S", bound=Score)
+J = TypeVar("J", bound=JointFunction)
+
+
+def strategy(name: str, *, needs_disagreement: bool = False) -> Callable[[S], S]:
+    """Registers a score ``f(log_probs [N, K, C]) -> scores [N]``.
+
+    Args:
+        name: What it is called, in YAML and on the command line.
+        needs_disagreement: Whether it is zero when all draws agree, so that K = 1 or a plain network is a mistake.
+    """
+
+    def register(score: S) -> S:
+        doc = inspect.getdoc(score) or ""
+        strategies.register(name, Strategy(name, score=score, needs_disagreement=needs_disagreement, doc=doc))
+        return score
+
+    return register
+
+
+def joint_strategy(name: str, *, needs_model: bool = True) -> Callable[[J], J]:
+    """Registers a strategy that sees the whole query: ``f(query) -> ids [Q]``, or a `Selection`.
+
+    Args:
+        name: What it is called, in YAML and on the command line.
+        needs_model: Whether the posterior is to be sampled over the pool for it.
+    """
+
+    def register(joint: J) -> J:
+        doc = inspect.getdoc(joint) or ""
+        strategies.register(name, Strategy(name, joint=joint, needs_model=needs_model, doc=doc))
+        return joint
+
+    return register
+
+
+def resolve(strategy: str | Strategy | Score, *, beta: float | None = None) -> Strategy:
+    """The strategy that is meant.
+
+    Args:
+        strategy: A name, with a stochastic rule in front or not ("bald", "power_bald"); a score function; a function
+            of a ``query``; a `Strategy`.
+        beta: Of the stochastic rule: higher is closer to the top Q. None takes the rule's own.
+
+    Raises:
+        UserError: An unknown name, or a rule in front of a strategy without scores.
+    """
+    if not isinstance(strategy, str):
+        return _adopt(getattr(strategy, "__name__", "custom"), strategy)
+    rule_name, _, rest = strategy.partition("_")
+    if rule_name in RULES and rest:
+        base = strategies.get(rest)
+        if base.score is None:
+            raise UserError(f"'{rest}' has no scores, so the rule '{rule_name}' cannot be put in front of it.")
+        return replace(base, name=strategy, rule=RULES[rule_name](beta))
+    return strategies.get(strategy)
+
+
+def strategy_names() -> list[str]:
+    """All names, the stochastic forms of the scores included."""
+    plain = strategies.names()
+    scores = [name for name in plain if strategies.get(name).score is not None]
+    return [*plain, *(f"{rule}_{name}" for rule in RULES for name in scores)]

@@ -1,0 +1,13 @@
+"""Uniformly at random: the baseline that every strategy has to beat."""
+
+import torch
+from torch import Tensor
+
+from activebdl.strategies import Query, joint_strategy
+
+
+@joint_strategy("random", needs_model=False)
+def random(query: Query) -> Tensor:
+    """Q items, each set of Q equally likely. Needs no model."""
+    order = torch.randperm(len(query.unlabelled), generator=query.generator)
+    return query.unlabelled[order[: query.quantity]]
