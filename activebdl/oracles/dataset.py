@@ -1,0 +1,25 @@
+"""The data set's own labels: what benchmarks use."""
+
+from torch import Tensor
+
+from activebdl.data.dataset import ActiveDataset
+from activebdl.errors import UserError
+from activebdl.oracles import Oracle, oracle
+from activebdl.oracles.function import FunctionOracle
+
+
+@oracle("dataset")
+def dataset(dataset: ActiveDataset) -> Oracle:
+    """Looks the label up in the data set.
+
+    Raises:
+        UserError: The data set has no labels.
+    """
+    labels = dataset.labels
+    if labels is None:
+        raise UserError(f"The data set '{dataset.name}' has no labels of its own; name an oracle that gives them.")
+
+    def look_up(items: Tensor, ids: Tensor) -> Tensor:
+        return labels[ids]
+
+    return FunctionOracle(look_up, name="dataset")

@@ -1,0 +1,71 @@
+"""Any plain Python function as an oracle: ``f(items) -> labels``."""
+
+import inspect
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from activebdl.errors import UserError
+from activebdl.oracles._contract import ABSTAIN, Annotation, Request
+
+
+class FunctionOracle:
+    """Calls a function with the whole batch and waits for it.
+
+    Args:
+        function: ``f(items) -> labels``: ``items [Q, ...]`` as the data set stores them; Q integers come back, as a
+            list, array or tensor. `ABSTAIN` (-1) or None leaves an item unlabelled. A parameter called ``ids`` is
+            given the items' ids.
+        name: The annotator's name in the journal.
+    """
+
+    def __init__(self, function: Callable[..., Any], name: str = "function") -> None:
+        self.function = function
+        self.name = name
+        self._takes_ids = "ids" in inspect.signature(function).parameters
+        self._answers: dict[str, list[Annotation]] = {}
+
+    def submit(self, request: Request) -> str:
+        """Asks the function; see `activebdl.oracles.Oracle.submit`.
+
+        Raises:
+            UserError: The function raised, or its labels are not Q integers.
+        """
+        start = time.perf_counter()
+        ids = {"ids": torch.tensor(request.ids)} if self._takes_ids else {}
+        try:
+            answer = self.function(request.items, **ids)
+        except Exception as error:
+            raise UserError(f"The oracle '{self.name}' failed: {type(error).__name__}: {error}.") from error
+        labels = self._labels(answer, len(request.ids))
+        seconds = (time.perf_counter() - start) / len(labels)
+        self._answers[request.key] = [
+            Annotation(id, label, self.name, seconds=seconds) for id, label in zip(request.ids, labels, strict=True)
+        ]
+        return request.key
+
+    def poll(self, ticket: str) -> Sequence[Annotation]:
+        """All answers: the function has returned by now."""
+        return self._answers.pop(ticket)
+
+    def _labels(self, answer: object, count: int) -> list[int]:
+        if isinstance(answer, Tensor):
+            answer = answer.cpu()
+        elif isinstance(answer, list | tuple):
+            answer = [ABSTAIN if label is None else label for label in cast(Sequence[object], answer)]
+        try:
+            array = np.asarray(answer)
+        except (ValueError, TypeError) as error:
+            raise UserError(f"The oracle '{self.name}' gave labels that are no array: {error}.") from error
+        if array.shape != (count,):
+            raise UserError(
+                f"The oracle '{self.name}' was asked for {count} labels and gave an answer of shape "
+                f"{list(array.shape)}; it must give one integer per item, [{count}]."
+            )
+        if array.dtype.kind not in "iu":
+            raise UserError(f"The oracle '{self.name}' gave labels of type {array.dtype}; labels are integers.")
+        return [int(label) for label in array]
