@@ -109,7 +109,8 @@ class Strategy:
     def _pointwise(self, query: Query) -> Selection:
         assert self.score is not None
         if self.needs_disagreement:
-            check_draws(query.model.draws, query.model.log_probs(query.unlabelled[:32]))
+            unseen = replace(query.model, on_items=lambda count: None)  # no progress: these items come again
+            check_draws(unseen.draws, unseen.log_probs(query.unlabelled[:32]))
         scores = query.model.scores(query.unlabelled, self.score)
         chosen = self.rule(scores, query.quantity, query.generator)
         return Selection(query.unlabelled[chosen], scores[chosen])

@@ -1,0 +1,331 @@
+"""The cycle: fit -> draw -> score -> select -> ask -> record, again and again.
+
+    cycle = ActiveLearning(dataset, network, counts=label_counts(20, 1000, 20))
+    for round in cycle:
+        print(round.n_labels, round.metrics["accuracy"])
+
+Round r ends with ``counts[r]`` labels and a posterior fitted to them. The items of round 0 are chosen by the start, those
+of round r + 1 by the strategy and the posterior of round r. What the journal knows is not done again, so the same
+lines start a run and resume it.
+"""
+
+import itertools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+
+from activebdl.data.dataset import ActiveDataset, Inputs, Labelled
+from activebdl.devices import choose_device
+from activebdl.errors import UserError
+from activebdl.journal import Asked, Journal
+from activebdl.metrics import confusion, evaluate, reliability
+from activebdl.oracles import ABSTAIN, Annotation, Request, check_annotations, make_oracle
+from activebdl.pool import Pool
+from activebdl.posteriors import Draws, InferenceMethod, Posterior
+from activebdl.posteriors.mc_dropout import MCDropout
+from activebdl.progress import Advance, Progress, silent
+from activebdl.randomness import generator
+from activebdl.scoring import Score, Scorer, predictive
+from activebdl.strategies import Query, Selection, Strategy, resolve
+from activebdl.strategies._start import make_start
+
+_LONGEST_PAUSE = 2.0  # seconds between two looks at an oracle that is still answering
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one round brought.
+
+    Args:
+        number: From 0.
+        n_labels: Labels known at its end.
+        ids: The items labelled in this round, in the order in which they were asked for.
+        labels: Theirs.
+        scores: Theirs; None where the strategy has none.
+        metrics: accuracy, nll, ece and brier on the test set.
+        seconds: What "select", "ask", "fit" and "evaluate" took.
+        confusion: Counts ``[C true][C predicted]`` on the test set.
+        reliability: Confidence, accuracy and count of each bin on the test set.
+        written_ms: When it was recorded, in milliseconds since 1970; the same after a resume.
+    """
+
+    number: int
+    n_labels: int
+    ids: tuple[int, ...]
+    labels: tuple[int, ...]
+    scores: tuple[float | None, ...]
+    metrics: dict[str, float]
+    seconds: dict[str, float]
+    confusion: list[list[int]]
+    reliability: dict[str, list[float]]
+    written_ms: int
+
+
+class ActiveLearning:
+    """One run of the cycle; iterating over it runs it, and yields a `Round` at a time.
+
+    Args:
+        dataset: The pool, and the test set that touches no choice.
+        network: Makes a fresh ``nn.Module`` that maps ``[B, ...]`` to logits ``[B, C]``.
+        counts: Labels at the end of each round, ascending; see `label_counts`.
+        posterior: The inference method.
+        strategy: A name such as "bald" or "power_bald", a score function of log_probs, or a `Strategy`.
+        oracle: A name, a function of items that returns labels, or an object with submit and poll.
+        start: How the first items are chosen: "random" or "balanced".
+        draws: K, draws of the posterior that the strategy sees.
+        test_draws: Draws of the posterior that the test set is predicted with.
+        seed: The source of all randomness.
+        device: "auto", "cpu", "cuda", "mps", ...
+        chunk: Items at a time while scoring; None takes what suits the device.
+        journal: Keeps the run; one in memory when not given.
+        progress: Shows progress bars; see `activebdl.progress`.
+
+    Raises:
+        UserError: Anything above that cannot work, before any work is done.
+    """
+
+    def __init__(
+        self,
+        dataset: ActiveDataset,
+        network: Callable[[], nn.Module],
+        *,
+        counts: Sequence[int],
+        posterior: InferenceMethod | None = None,
+        strategy: str | Strategy | Score = "bald",
+        oracle: object = "dataset",
+        start: str = "random",
+        draws: int = 20,
+        test_draws: int = 50,
+        seed: int = 0,
+        device: str | torch.device = "auto",
+        chunk: int | None = None,
+        journal: Journal | None = None,
+        progress: Progress = silent,
+    ) -> None:
+        self.dataset = dataset
+        self.network = network
+        self.counts = tuple(int(count) for count in counts)
+        self.method: InferenceMethod = MCDropout() if posterior is None else posterior
+        self.strategy = resolve(strategy)
+        self.oracle = make_oracle(oracle, dataset)
+        self.starter = make_start(start, dataset)
+        self.draws, self.test_draws, self.seed = draws, test_draws, seed
+        self.device = choose_device(str(device))
+        self.chunk = chunk
+        self.journal = Journal() if journal is None else journal
+        self.progress = progress
+        self._check()
+
+    def __iter__(self) -> Iterator[Round]:
+        """Runs the cycle, or what is left of it."""
+        pool = Pool(len(self.dataset.pool), len(self.dataset.classes))
+        belief = Belief(self, -1, pool)
+        for round, n_labels in enumerate(self.counts):
+            seconds: dict[str, float] = {"select": 0.0, "ask": 0.0}
+            new: list[tuple[Annotation, float | None]] = []
+            for attempt in itertools.count():  # a second one only where the oracle abstained
+                missing = n_labels - len(pool.labelled)
+                if missing == 0:
+                    break
+                asked = self.journal.request(round, attempt) or self._select(belief, round, attempt, missing)
+                answers = self._ask(round, attempt, asked, pool)
+                new += [(answers[id], score) for id, score in zip(asked.ids, asked.scores, strict=True)]
+                seconds["select"] += asked.seconds
+                seconds["ask"] += sum(answer.seconds for answer in answers.values())
+            belief = Belief(self, round, pool)
+            yield self._record(belief, [(a, s) for a, s in new if a.label != ABSTAIN], seconds)
+
+    def _select(self, belief: "Belief", round: int, attempt: int, quantity: int) -> Asked:
+        """draw -> score -> select, and the request is in the journal before anyone is asked."""
+        pool = belief.pool
+        if quantity > len(pool.unlabelled):
+            raise UserError(
+                f"The pool is used up: the oracle would not label {len(pool.set_aside)} items, and only "
+                f"{len(pool.unlabelled)} are left where {quantity} are wanted."
+            )
+        strategy = self.starter if round == 0 else self.strategy
+        purpose = "select" if attempt == 0 else f"select again {attempt}"
+        draws = belief.draw(self.draws, "score") if strategy.needs_model else None
+        begin = time.perf_counter()
+        with self.progress("score", 0 if draws is None else len(pool.unlabelled)) as advance:
+            scorer = None if draws is None else belief.scorer(draws, self.dataset.pool, advance)
+            query = Query(pool.unlabelled, pool.labelled, quantity, generator(self.seed, round, purpose), scorer)
+            selection = strategy.select(query)
+        asked = Asked(tuple(selection.ids.tolist()), _scores(selection), time.perf_counter() - begin)
+        self.journal.write_request(round, attempt, asked)
+        return asked
+
+    def _ask(self, round: int, attempt: int, asked: Asked, pool: Pool) -> dict[int, Annotation]:
+        """ask: every answer is in the journal before the pool learns it."""
+        answers = self.journal.annotations(round, attempt)
+        if len(answers) < len(asked.ids):
+            items = self.dataset.pool[torch.tensor(asked.ids)]
+            request = Request(f"round-{round}-attempt-{attempt}", asked.ids, items, self.dataset.classes)
+            ticket = self.oracle.submit(request)
+            pause = 0.0
+            while len(answers) < len(asked.ids):
+                time.sleep(pause)
+                pause = min(2 * pause + 0.01, _LONGEST_PAUSE)
+                found = self.oracle.poll(ticket)
+                check_annotations(request, found)
+                self.journal.write_annotations(found)
+                answers = self.journal.annotations(round, attempt)
+        pool.ask(asked.ids)
+        for id in asked.ids:
+            if answers[id].label == ABSTAIN:
+                pool.abstain(id)
+            else:
+                pool.label(id, answers[id].label)
+        return answers
+
+    def _record(self, belief: "Belief", new: list[tuple[Annotation, float | None]], seconds: dict[str, float]) -> Round:
+        """fit -> draw -> evaluate -> record, unless the journal has the round already."""
+        record = self.journal.round(belief.round)
+        if record is None:
+            results = belief.evaluate()
+            results["seconds"] = seconds | results["seconds"]
+            record = self.journal.write_round(belief.round, len(belief.ids), results)
+        return Round(
+            number=belief.round,
+            n_labels=record.n_labels,
+            ids=tuple(annotation.id for annotation, _ in new),
+            labels=tuple(annotation.label for annotation, _ in new),
+            scores=tuple(score for _, score in new),
+            written_ms=record.written_ms,
+            **record.results,
+        )
+
+    def _check(self) -> None:
+        check_counts(self.counts, len(self.dataset.pool))
+        if self.draws < 1 or self.test_draws < 1:
+            raise UserError("The posterior must be drawn from at least once: draws and test_draws are 1 or more.")
+        if self.strategy.needs_disagreement and self.draws < 2:
+            raise UserError(
+                f"'{self.strategy.name}' measures how much draws of the posterior disagree, so it needs at least 2, "
+                f"and draws is {self.draws}; 20 or more are usual."
+            )
+        identity = {
+            "dataset": self.dataset.name,
+            "pool size": len(self.dataset.pool),
+            "classes": list(self.dataset.classes),
+            "strategy": self.strategy.name,
+            "counts": list(self.counts),
+            "seed": self.seed,
+        }
+        known = self.journal.about("identity")
+        if known is None:
+            self.journal.note("identity", identity)
+            return
+        for key, value in identity.items():
+            if known[key] != value:
+                raise UserError(
+                    f"The journal is of another run: its {key} is {known[key]}, not {value}. "
+                    "Give this run a journal of its own."
+                )
+
+
+class Belief:
+    """What is believed after one round: the posterior given the labels there were, fitted when it is first needed."""
+
+    def __init__(self, cycle: ActiveLearning, round: int, pool: Pool) -> None:
+        self.cycle, self.round, self.pool = cycle, round, pool
+        self.ids, self.labels = pool.labelled, pool.labels  # as they are now; the pool goes on
+        self.fit_seconds = 0.0
+
+    @cached_property
+    def posterior(self) -> Posterior:
+        """fit, on a fresh network."""
+        cycle = self.cycle
+        begin = time.perf_counter()
+        labelled = Labelled(
+            cycle.dataset.pool[self.ids].to(cycle.device),
+            self.labels.to(cycle.device),
+            len(cycle.dataset.classes),
+            cycle.dataset.normalise,
+        )
+        with cycle.progress("fit", cycle.method.steps(len(labelled))) as advance:
+            posterior = cycle.method.fit(
+                cycle.network,
+                labelled,
+                generator=generator(cycle.seed, self.round, "fit"),
+                on_step=lambda: advance(1),
+            )
+        self.fit_seconds = time.perf_counter() - begin
+        return posterior
+
+    def draw(self, k: int, purpose: str) -> Draws:
+        """draw: K functions from the posterior."""
+        return self.posterior.draw(k, generator=generator(self.cycle.seed, self.round, purpose))
+
+    def scorer(self, draws: Draws, inputs: Inputs, advance: Advance) -> Scorer:
+        """The draws, ready to look at the inputs."""
+        cycle = self.cycle
+        return Scorer(draws, inputs, cycle.dataset.normalise, cycle.device, cycle.chunk, advance)
+
+    def evaluate(self) -> dict[str, Any]:
+        """How good the predictions on the test set are, as `Round` has it."""
+        dataset = self.cycle.dataset
+        draws = self.draw(self.cycle.test_draws, "test")
+        begin = time.perf_counter()
+        with self.cycle.progress("test", len(dataset.test)) as advance:
+            scorer = self.scorer(draws, dataset.test, advance)
+            log_probs = scorer.reduce(torch.arange(len(dataset.test)), predictive)  # [T, C]
+        names = ("edges", "confidence", "accuracy", "count")
+        bins = reliability(log_probs, dataset.test_labels)
+        return {
+            "metrics": evaluate(log_probs, dataset.test_labels),
+            "confusion": confusion(log_probs, dataset.test_labels).tolist(),
+            "reliability": {name: values.tolist() for name, values in zip(names, bins, strict=True)},
+            "seconds": {"fit": self.fit_seconds, "evaluate": time.perf_counter() - begin},
+        }
+
+
+def label_counts(initial: int, budget: int, query_size: int, growth: float = 0.0) -> tuple[int, ...]:
+    """The numbers of labels at which a run fits and is measured, from ``initial`` to ``budget``.
+
+    Args:
+        initial: Labels before the first fit.
+        budget: Labels at the end.
+        query_size: Items asked for at a time, at least.
+        growth: When above 0, a later query is as large as this share of the labels there are: while labels are few
+            each query matters, and later ones may be larger at little loss.
+
+    Raises:
+        UserError: The numbers do not fit together.
+    """
+    if initial < 1:
+        raise UserError(f"The first fit needs labels: the initial size is {initial} and must be at least 1.")
+    if query_size < 1:
+        raise UserError(f"The query size is {query_size}; at least 1 item must be asked for at a time.")
+    if budget < initial:
+        raise UserError(f"The budget of {budget} labels is below the initial size of {initial}.")
+    if growth < 0:
+        raise UserError(f"The growth of the query is {growth}; it must not be negative.")
+    counts = [initial]
+    while counts[-1] < budget:
+        counts.append(min(budget, counts[-1] + max(query_size, round(growth * counts[-1]))))
+    return tuple(counts)
+
+
+def check_counts(counts: Sequence[int], pool_size: int) -> None:
+    """Refuses counts that are not ascending from 1 or more, or go beyond the pool.
+
+    Raises:
+        UserError: With the number that is wrong.
+    """
+    if not counts or counts[0] < 1 or any(b <= a for a, b in itertools.pairwise(counts)):
+        raise UserError(f"The label counts must rise from at least 1, and are {list(counts)}.")
+    if counts[-1] > pool_size:
+        raise UserError(f"The budget of {counts[-1]} labels is above the pool, which has {pool_size} items.")
+
+
+def _scores(selection: Selection) -> tuple[float | None, ...]:
+    if selection.scores is None:
+        return (None,) * len(selection.ids)
+    return tuple(float(score) for score in selection.scores)
+
