@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from activebdl.data.augment import Affine
+from activebdl.data.augment import Augmentation
 from activebdl.data.dataset import Labelled
 from activebdl.errors import UserError
 from activebdl.randomness import global_rng_from
@@ -45,7 +45,7 @@ class Training:
     schedule: Literal["onecycle", "constant"] = "onecycle"
     weight_decay: float = 1e-2
     prior_precision: float = 0.0
-    augmentation: Affine | None = None
+    augmentation: Augmentation | None = None
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch_size < 1:

@@ -1,12 +1,21 @@
 """Augmentation of training batches, on the device, each image with its own transformation."""
 
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from activebdl.errors import UserError
+
+
+class Augmentation(Protocol):
+    """Random changes to a batch that leave its labels right."""
+
+    def __call__(self, x: Tensor, generator: torch.Generator, /) -> Tensor:
+        """Changes ``x [B, ...]``, each item by itself."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -44,3 +53,7 @@ class Affine:
         top = torch.stack([cos * scale_x, (cos * shear - sin) * scale_y, 2 * self.shift * u[:, 4]], dim=1)
         bottom = torch.stack([sin * scale_x, (sin * shear + cos) * scale_y, 2 * self.shift * u[:, 5]], dim=1)
         return torch.stack([top, bottom], dim=1)
+
+
+AUGMENTATIONS: dict[str, type[Any]] = {"affine": Affine}
+"""By name, as in YAML."""

@@ -1,0 +1,160 @@
+"""From a spec to the live things it names."""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+from pydantic import TypeAdapter, ValidationError
+from torch import nn
+
+from activebdl.data import ActiveDataset, datasets, load
+from activebdl.data.augment import AUGMENTATIONS, Augmentation
+from activebdl.errors import UserError
+from activebdl.journal import Journal
+from activebdl.loop import ActiveLearning
+from activebdl.networks import make_network, networks
+from activebdl.oracles import make_oracle
+from activebdl.posteriors import InferenceMethod, posteriors
+from activebdl.progress import Progress, silent
+from activebdl.spec import Named, RunSpec
+from activebdl.strategies import Strategy, resolve
+
+D = TypeVar("D")
+
+
+def build(
+    spec: RunSpec,
+    *,
+    dataset: ActiveDataset | None = None,
+    journal: Journal | None = None,
+    progress: Progress = silent,
+) -> ActiveLearning:
+    """The cycle that a spec describes.
+
+    Args:
+        spec: What the run is.
+        dataset: The data set, when it is at hand already; loaded when not given.
+        journal: Keeps the run.
+        progress: Shows progress bars.
+
+    Raises:
+        UserError: A name that is unknown, an option that does not exist, numbers that do not fit together.
+    """
+    counts, strategy, posterior = spec.label_counts(), make_strategy(spec.strategy), make_method(spec.posterior)
+    networks.get(spec.network.name)  # unknown names are told before any byte of data is fetched
+    dataset = dataset or make_dataset(spec.dataset, progress=progress is not silent)
+    return ActiveLearning(
+        dataset,
+        make_fresh(spec.network, dataset),
+        counts=counts,
+        posterior=posterior,
+        strategy=strategy,
+        oracle=make_oracle(spec.oracle, dataset),
+        start=spec.start,
+        draws=spec.draws,
+        test_draws=spec.test_draws,
+        seed=spec.seed,
+        device=spec.device,
+        chunk=spec.chunk,
+        journal=journal,
+        progress=progress,
+    )
+
+
+def make_dataset(named: Named, *, cache: Path | None = None, progress: bool = True) -> ActiveDataset:
+    """The data set by that name; see `activebdl.data.load`."""
+    return load(named.name, cache=cache, progress=progress, **named.options)
+
+
+def make_fresh(named: Named, dataset: ActiveDataset) -> Callable[[], nn.Module]:
+    """Makes fresh networks for that data set; see `activebdl.networks.make_network`."""
+    return make_network(named.name, dataset.input_shape, len(dataset.classes), **named.options)
+
+
+def make_strategy(named: Named) -> Strategy:
+    """The strategy by that name; its one option is the ``beta`` of a stochastic rule."""
+    unknown = set(named.options) - {"beta"}
+    if unknown:
+        raise UserError(f"The strategy '{named.name}' takes no option '{min(unknown)}'; its options: beta.")
+    return resolve(named.name, **named.options)
+
+
+def make_method(named: Named) -> InferenceMethod:
+    """The inference method by that name, with its hyperparameters."""
+    method = posteriors.get(named.name)
+    if not dataclasses.is_dataclass(method):
+        return method(**named.options)
+    return _from_options(method, named.options, f"posterior '{named.name}'")
+
+
+def resolved(spec: RunSpec) -> RunSpec:
+    """The same run with every default written out, so that it can be done again when defaults have changed."""
+    method = make_method(spec.posterior)
+    options = _plain(method) if dataclasses.is_dataclass(method) else spec.posterior.options
+    return spec.model_copy(
+        update={
+            "dataset": _with_defaults(spec.dataset, datasets.get(spec.dataset.name)),
+            "network": _with_defaults(spec.network, networks.get(spec.network.name)),
+            "posterior": Named.model_validate({"name": spec.posterior.name, **options}),
+            "counts": spec.label_counts(),
+        }
+    )
+
+
+def _from_options(cls: type[D], options: Mapping[str, Any], where: str) -> D:
+    """A dataclass of hyperparameters, checked field by field, nested ones too."""
+    hints = get_type_hints(cls)
+    values: dict[str, Any] = {}
+    for key, value in options.items():
+        if key not in hints:
+            raise UserError(f"The {where} has no setting '{key}'; it has: {', '.join(hints)}.")
+        if dataclasses.is_dataclass(hints[key]) and isinstance(value, Mapping):
+            values[key] = _from_options(hints[key], value, f"{key} of the {where}")  # pyright: ignore[reportArgumentType]
+        elif hints[key] == Augmentation | None:
+            values[key] = _augmentation(value)
+        else:
+            values[key] = _checked(hints[key], value, f"'{key}' of the {where}")
+    return cls(**values)
+
+
+def _checked(hint: Any, value: Any, where: str) -> Any:
+    try:
+        return TypeAdapter(hint).validate_python(value)
+    except ValidationError as error:
+        message = error.errors()[0]["msg"]
+        raise UserError(f"{where}: {message[:1].lower()}{message[1:]}, not {value!r}.") from None
+
+
+def _augmentation(given: object) -> Augmentation | None:
+    """None, a name, or a name with options."""
+    if given is None or callable(given):
+        return given  # pyright: ignore[reportReturnType]
+    named = Named.model_validate(given)
+    if named.name not in AUGMENTATIONS:
+        raise UserError(f"Unknown augmentation '{named.name}'. Known: {', '.join(AUGMENTATIONS)}; or null for none.")
+    return _from_options(AUGMENTATIONS[named.name], named.options, f"augmentation '{named.name}'")
+
+
+def _plain(settings: Any) -> dict[str, Any]:
+    """A dataclass of hyperparameters as plain data; an augmentation keeps its name."""
+    plain: dict[str, Any] = {}
+    for field in dataclasses.fields(settings):
+        value = getattr(settings, field.name)
+        if dataclasses.is_dataclass(value):
+            names = [name for name, cls in AUGMENTATIONS.items() if type(value) is cls]
+            plain[field.name] = {"name": names[0], **_plain(value)} if names else _plain(value)
+        else:
+            plain[field.name] = value
+    return plain
+
+
+def _with_defaults(named: Named, maker: Callable[..., Any]) -> Named:
+    """The options as given, and the others as the function's signature has them."""
+    defaults = {
+        name: parameter.default
+        for name, parameter in inspect.signature(maker).parameters.items()
+        if parameter.kind is parameter.KEYWORD_ONLY and name not in ("cache", "progress")
+    }
+    return Named.model_validate({"name": named.name, **defaults, **named.options})

@@ -1,0 +1,198 @@
+"""What a run is: a pydantic model, read from a preset or a YAML file and changed from the command line.
+
+    experiment: my-trial
+    dataset: mnist
+    network: {name: batchbald_cnn, dropout: 0.5}
+    posterior: {name: mc_dropout, training: {steps: 800, augmentation: {rotation: 12}}}
+    strategy: {name: power_bald, beta: 4}
+    budget: 1000
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from activebdl.errors import UserError
+from activebdl.loop import check_counts, label_counts
+
+DEFAULT_PRESET = "mnist-1000"
+
+
+class Named(BaseModel):
+    """Something by name with its options: ``bald``, or ``{name: power_bald, beta: 4}``."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    name: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, given: object) -> object:
+        return {"name": given} if isinstance(given, str) else given
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Everything but the name."""
+        return dict(self.model_extra or {})
+
+
+class Comparison(BaseModel):
+    """What `activebdl compare` sets side by side: every strategy with every seed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    strategies: tuple[Named, ...] = Field((Named(name="power_bald"), Named(name="random")), min_length=1)
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+
+
+class RunSpec(BaseModel):
+    """One run: data, model, strategy, oracle and budget. Two runs of one spec on one CPU give the same bits."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    experiment: str = Field("custom", min_length=1, description="MLflow experiment: data set and protocol")
+    dataset: Named = Named(name="mnist")
+    network: Named = Named(name="batchbald_cnn")
+    posterior: Named = Named(name="mc_dropout")
+    strategy: Named = Named(name="power_bald")
+    oracle: str = "dataset"
+    start: Literal["random", "balanced"] = "random"
+    initial: int = Field(20, description="labels before the first fit")
+    budget: int = Field(1000, description="labels at the end")
+    query_size: int = Field(20, description="items asked for at a time, at least")
+    growth: float = Field(0.0, description="later queries are this share of the labels there are")
+    counts: tuple[int, ...] | None = Field(None, description="label counts one by one, in place of the four above")
+    draws: int = Field(20, ge=1, description="draws of the posterior that the strategy sees")
+    test_draws: int = Field(50, ge=1, description="draws of the posterior that the test set is predicted with")
+    seed: int = Field(0, ge=0)
+    device: str = "auto"
+    chunk: int | None = Field(None, ge=1, description="items at a time while scoring; null takes what suits the device")
+    compare: Comparison = Comparison()
+
+    def label_counts(self) -> tuple[int, ...]:
+        """The numbers of labels at which the run fits and is measured.
+
+        Raises:
+            UserError: They do not fit together.
+        """
+        if self.counts is not None:
+            check_counts(self.counts, self.counts[-1] if self.counts else 0)
+            return self.counts
+        return label_counts(self.initial, self.budget, self.query_size, self.growth)
+
+
+def presets() -> list[str]:
+    """The names of the presets."""
+    return sorted(entry.name.removesuffix(".yaml") for entry in _preset_folder().iterdir() if _is_yaml(entry.name))
+
+
+def read_spec(source: str, changes: Mapping[str, Any] | None = None) -> RunSpec:
+    """Reads a preset or a YAML file, and changes it.
+
+    Args:
+        source: A preset's name, or the path of a YAML file.
+        changes: By dotted key, e.g. ``{"posterior.training.steps": 400}``.
+
+    Raises:
+        UserError: No such preset or file, not YAML, or a value that cannot be; with the file's line.
+    """
+    text, name = _read(source)
+    tree, lines = _parse(text, name)
+    for key, value in (changes or {}).items():
+        _change(tree, key.split("."), value)
+        lines.pop(tuple(key.split(".")), None)
+    return validate(tree, name, lines)
+
+
+def validate(tree: Mapping[str, Any], name: str, lines: "Lines | None" = None) -> RunSpec:
+    """A spec of plain data; mistakes are told by key and, where known, by line.
+
+    Raises:
+        UserError: The first mistake.
+    """
+    try:
+        return RunSpec.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        keys = tuple(str(key) for key in first["loc"])
+        line = _line(lines or {}, keys)
+        where = f"{name}, line {line}" if line else name
+        if first["type"] == "extra_forbidden":
+            known = ", ".join(Comparison.model_fields if keys[0] == "compare" else RunSpec.model_fields)
+            raise UserError(f"{where}: there is no setting '{'.'.join(keys)}'. Known: {known}.") from None
+        got = "" if first["type"] == "missing" else f", not {first['input']!r}"
+        message = first["msg"].removeprefix("Input ").removeprefix("Value error, ")
+        raise UserError(f"{where}: {'.'.join(keys)} {message[:1].lower()}{message[1:]}{got}.") from None
+
+
+def _preset_folder() -> Any:
+    return resources.files("activebdl") / "presets"
+
+
+def _is_yaml(name: str) -> bool:
+    return name.endswith((".yaml", ".yml"))
+
+
+def _read(source: str) -> tuple[str, str]:
+    if not _is_yaml(source):
+        if source not in presets():
+            raise UserError(f"Unknown preset '{source}'. Known: {', '.join(presets())}; or name a .yaml file.")
+        return (_preset_folder() / f"{source}.yaml").read_text(encoding="utf-8"), f"preset {source}"
+    try:
+        return Path(source).read_text(encoding="utf-8"), source
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise UserError(f"'{source}' cannot be read: {reason}.") from error
+
+
+Lines = dict[tuple[str, ...], int]
+"""The line of every key in a YAML file."""
+
+
+def _parse(text: str, name: str) -> tuple[dict[str, Any], Lines]:
+    try:
+        tree: object = yaml.safe_load(text)
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        line = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{name}{line}: this is not YAML: {error.problem or error}.") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{name}: this is not YAML: {error}.") from None
+    if tree is None:
+        return {}, {}
+    if not isinstance(tree, dict):
+        raise UserError(f"{name}, line 1: a run is told by 'key: value' lines, not by a {type(tree).__name__}.")
+    return cast(dict[str, Any], tree), dict(_lines(root, ()))
+
+
+def _lines(node: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], int]]:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in cast(Sequence[tuple[Any, Any]], node.value):
+            yield (*path, str(key.value)), key.start_mark.line + 1
+            yield from _lines(value, (*path, str(key.value)))
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(cast(Sequence[Any], node.value)):
+            yield (*path, str(index)), value.start_mark.line + 1
+            yield from _lines(value, (*path, str(index)))
+
+
+def _line(lines: Lines, keys: tuple[str, ...]) -> int | None:
+    """Of the key, or of the nearest thing around it that the file has."""
+    while keys and keys not in lines:
+        keys = keys[:-1]
+    return lines.get(keys)
+
+
+def _change(tree: dict[str, Any], keys: Sequence[str], value: Any) -> None:
+    *outer, last = keys
+    at = tree
+    for key in outer:
+        inner = at.get(key)
+        if isinstance(inner, str):  # a bare name that is given options now
+            inner = {"name": inner}
+        at[key] = inner = cast(dict[str, Any], inner) if isinstance(inner, dict) else {}
+        at = inner
+    at[last] = value
