@@ -1,0 +1,26 @@
+"""Active learning on Bayesian deep networks: more accuracy for every label.
+
+    cycle = activebdl.ActiveLearning(dataset, network, counts=activebdl.label_counts(20, 1000, 20))
+    for round in cycle:
+        print(round.n_labels, round.metrics["accuracy"])
+"""
+
+from activebdl.data import ActiveDataset, Normalise, dataset, load
+from activebdl.data.augment import Affine
+from activebdl.errors import UserError
+from activebdl.loop import ActiveLearning, Round, label_counts
+from activebdl.networks import network
+from activebdl.oracles import ABSTAIN, Annotation, Request, oracle
+from activebdl.posteriors import posterior
+from activebdl.posteriors.map import MAP
+from activebdl.posteriors.mc_dropout import MCDropout
+from activebdl.strategies import Query, Selection, joint_strategy, resolve, strategy
+from activebdl.training import Training
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ABSTAIN", "MAP", "ActiveDataset", "ActiveLearning", "Affine", "Annotation", "MCDropout", "Normalise", "Query",
+    "Request", "Round", "Selection", "Training", "UserError", "dataset", "joint_strategy", "label_counts", "load",
+    "network", "oracle", "posterior", "resolve", "strategy",
+]  # fmt: skip

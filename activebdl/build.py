@@ -12,7 +12,6 @@ from torch import nn
 from activebdl.data import ActiveDataset, datasets, load
 from activebdl.data.augment import AUGMENTATIONS, Augmentation
 from activebdl.errors import UserError
-from activebdl.journal import Journal
 from activebdl.loop import ActiveLearning
 from activebdl.networks import make_network, networks
 from activebdl.oracles import make_oracle
@@ -28,7 +27,6 @@ def build(
     spec: RunSpec,
     *,
     dataset: ActiveDataset | None = None,
-    journal: Journal | None = None,
     progress: Progress = silent,
 ) -> ActiveLearning:
     """The cycle that a spec describes.
@@ -36,7 +34,6 @@ def build(
     Args:
         spec: What the run is.
         dataset: The data set, when it is at hand already; loaded when not given.
-        journal: Keeps the run.
         progress: Shows progress bars.
 
     Raises:
@@ -58,7 +55,6 @@ def build(
         seed=spec.seed,
         device=spec.device,
         chunk=spec.chunk,
-        journal=journal,
         progress=progress,
     )
 
@@ -123,7 +119,7 @@ def _checked(hint: Any, value: Any, where: str) -> Any:
     try:
         return TypeAdapter(hint).validate_python(value)
     except ValidationError as error:
-        message = error.errors()[0]["msg"]
+        message = error.errors()[0]["msg"].partition(", unable")[0]
         raise UserError(f"{where}: {message[:1].lower()}{message[1:]}, not {value!r}.") from None
 
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -82,7 +83,7 @@ class ActiveLearning:
         seed: The source of all randomness.
         device: "auto", "cpu", "cuda", "mps", ...
         chunk: Items at a time while scoring; None takes what suits the device.
-        journal: Keeps the run; one in memory when not given.
+        journal: The file that keeps the run; when it is there, the run goes on where it stopped. None keeps nothing.
         progress: Shows progress bars; see `activebdl.progress`.
 
     Raises:
@@ -104,7 +105,7 @@ class ActiveLearning:
         seed: int = 0,
         device: str | torch.device = "auto",
         chunk: int | None = None,
-        journal: Journal | None = None,
+        journal: str | Path | None = None,
         progress: Progress = silent,
     ) -> None:
         self.dataset = dataset
@@ -117,12 +118,18 @@ class ActiveLearning:
         self.draws, self.test_draws, self.seed = draws, test_draws, seed
         self.device = choose_device(str(device))
         self.chunk = chunk
-        self.journal = Journal() if journal is None else journal
+        self.journal = None if journal is None else Path(journal)
         self.progress = progress
         self._check()
 
     def __iter__(self) -> Iterator[Round]:
-        """Runs the cycle, or what is left of it."""
+        """Runs the cycle, or what is left of it, and keeps it in the journal's file."""
+        with Journal(self.journal) as journal:
+            yield from self.run(journal)
+
+    def run(self, journal: Journal) -> Iterator[Round]:
+        """Runs the cycle, or what is left of it, with a journal that is open."""
+        self._claim(journal)
         pool = Pool(len(self.dataset.pool), len(self.dataset.classes))
         belief = Belief(self, -1, pool)
         for round, n_labels in enumerate(self.counts):
@@ -132,15 +139,15 @@ class ActiveLearning:
                 missing = n_labels - len(pool.labelled)
                 if missing == 0:
                     break
-                asked = self.journal.request(round, attempt) or self._select(belief, round, attempt, missing)
-                answers = self._ask(round, attempt, asked, pool)
+                asked = journal.request(round, attempt) or self._select(journal, belief, round, attempt, missing)
+                answers = self._ask(journal, pool, round, attempt, asked)
                 new += [(answers[id], score) for id, score in zip(asked.ids, asked.scores, strict=True)]
                 seconds["select"] += asked.seconds
                 seconds["ask"] += sum(answer.seconds for answer in answers.values())
             belief = Belief(self, round, pool)
-            yield self._record(belief, [(a, s) for a, s in new if a.label != ABSTAIN], seconds)
+            yield self._record(journal, belief, [(a, s) for a, s in new if a.label != ABSTAIN], seconds)
 
-    def _select(self, belief: "Belief", round: int, attempt: int, quantity: int) -> Asked:
+    def _select(self, journal: Journal, belief: "Belief", round: int, attempt: int, quantity: int) -> Asked:
         """draw -> score -> select, and the request is in the journal before anyone is asked."""
         pool = belief.pool
         if quantity > len(pool.unlabelled):
@@ -157,12 +164,12 @@ class ActiveLearning:
             query = Query(pool.unlabelled, pool.labelled, quantity, generator(self.seed, round, purpose), scorer)
             selection = strategy.select(query)
         asked = Asked(tuple(selection.ids.tolist()), _scores(selection), time.perf_counter() - begin)
-        self.journal.write_request(round, attempt, asked)
+        journal.write_request(round, attempt, asked)
         return asked
 
-    def _ask(self, round: int, attempt: int, asked: Asked, pool: Pool) -> dict[int, Annotation]:
+    def _ask(self, journal: Journal, pool: Pool, round: int, attempt: int, asked: Asked) -> dict[int, Annotation]:
         """ask: every answer is in the journal before the pool learns it."""
-        answers = self.journal.annotations(round, attempt)
+        answers = journal.annotations(round, attempt)
         if len(answers) < len(asked.ids):
             items = self.dataset.pool[torch.tensor(asked.ids)]
             request = Request(f"round-{round}-attempt-{attempt}", asked.ids, items, self.dataset.classes)
@@ -173,8 +180,8 @@ class ActiveLearning:
                 pause = min(2 * pause + 0.01, _LONGEST_PAUSE)
                 found = self.oracle.poll(ticket)
                 check_annotations(request, found)
-                self.journal.write_annotations(found)
-                answers = self.journal.annotations(round, attempt)
+                journal.write_annotations(found)
+                answers = journal.annotations(round, attempt)
         pool.ask(asked.ids)
         for id in asked.ids:
             if answers[id].label == ABSTAIN:
@@ -183,13 +190,19 @@ class ActiveLearning:
                 pool.label(id, answers[id].label)
         return answers
 
-    def _record(self, belief: "Belief", new: list[tuple[Annotation, float | None]], seconds: dict[str, float]) -> Round:
+    def _record(
+        self,
+        journal: Journal,
+        belief: "Belief",
+        new: list[tuple[Annotation, float | None]],
+        seconds: dict[str, float],
+    ) -> Round:
         """fit -> draw -> evaluate -> record, unless the journal has the round already."""
-        record = self.journal.round(belief.round)
+        record = journal.round(belief.round)
         if record is None:
             results = belief.evaluate()
             results["seconds"] = seconds | results["seconds"]
-            record = self.journal.write_round(belief.round, len(belief.ids), results)
+            record = journal.write_round(belief.round, len(belief.ids), results)
         return Round(
             number=belief.round,
             n_labels=record.n_labels,
@@ -209,6 +222,9 @@ class ActiveLearning:
                 f"'{self.strategy.name}' measures how much draws of the posterior disagree, so it needs at least 2, "
                 f"and draws is {self.draws}; 20 or more are usual."
             )
+
+    def _claim(self, journal: Journal) -> None:
+        """Refuses a journal that holds another run."""
         identity = {
             "dataset": self.dataset.name,
             "pool size": len(self.dataset.pool),
@@ -217,9 +233,9 @@ class ActiveLearning:
             "counts": list(self.counts),
             "seed": self.seed,
         }
-        known = self.journal.about("identity")
+        known = journal.about("identity")
         if known is None:
-            self.journal.note("identity", identity)
+            journal.note("identity", identity)
             return
         for key, value in identity.items():
             if known[key] != value:

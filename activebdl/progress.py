@@ -9,6 +9,7 @@ A `Progress` is called with a phase and a total, and gives a context in which it
 import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from typing import Any
 
 Advance = Callable[[int], object]
 Progress = Callable[[str, int], AbstractContextManager[Advance]]
@@ -22,11 +23,35 @@ def silent(phase: str, total: int) -> Iterator[Advance]:
 
 @contextlib.contextmanager
 def bars(phase: str, total: int) -> Iterator[Advance]:
-    """A tqdm bar that is gone when the phase is done; in a log file, nothing: there the rounds' lines say enough."""
-    from tqdm.auto import tqdm
-
+    """A tqdm bar, gone when the phase is done; nothing in a log file, where the lines of the rounds say enough."""
     if total == 0:
         yield lambda count: None
         return
-    with tqdm(total=total, desc=f"  {phase:<8}", leave=False, disable=None, mininterval=0.2, ascii=" =") as bar:
+    with _bar(phase, total, leave=False) as bar:
         yield bar.update
+
+
+@contextlib.contextmanager
+def rounds_bar(total: int, done: int) -> Iterator[Advance]:
+    """The bar of the whole run, under which the phases have theirs.
+
+    Args:
+        total: Rounds of the run.
+        done: Those that were done before it was resumed, which tell nothing about the time that is left.
+    """
+    with _bar("round", total, leave=False, initial=done) as bar:
+        yield bar.update
+
+
+def say(line: str = "") -> None:
+    """Prints a line above the bars."""
+    from tqdm import tqdm
+
+    tqdm.write(line)
+
+
+def _bar(phase: str, total: int, **options: Any) -> Any:
+    from tqdm import tqdm
+
+    layout = "{desc:<9}{percentage:3.0f}% |{bar:24}| {n_fmt}/{total_fmt}  {elapsed}<{remaining}"
+    return tqdm(total=total, desc=phase, disable=None, mininterval=0.2, bar_format=layout, **options)

@@ -43,8 +43,10 @@ class Comparison(BaseModel):
     """What `activebdl compare` sets side by side: every strategy with every seed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    strategies: tuple[Named, ...] = Field((Named(name="power_bald"), Named(name="random")), min_length=1)
-    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    strategies: tuple[Named, ...] = Field(
+        default=(Named(name="power_bald"), Named(name="random")), min_length=1
+    )
+    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
 
 
 class RunSpec(BaseModel):
@@ -123,7 +125,7 @@ def validate(tree: Mapping[str, Any], name: str, lines: "Lines | None" = None) -
             known = ", ".join(Comparison.model_fields if keys[0] == "compare" else RunSpec.model_fields)
             raise UserError(f"{where}: there is no setting '{'.'.join(keys)}'. Known: {known}.") from None
         got = "" if first["type"] == "missing" else f", not {first['input']!r}"
-        message = first["msg"].removeprefix("Input ").removeprefix("Value error, ")
+        message = first["msg"].removeprefix("Input ").removeprefix("Value error, ").partition(", unable")[0]
         raise UserError(f"{where}: {'.'.join(keys)} {message[:1].lower()}{message[1:]}{got}.") from None
 
 

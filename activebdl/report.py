@@ -1,0 +1,162 @@
+"""Learning curves side by side: a table, a CSV file, a plot."""
+
+import csv
+import io
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from activebdl.metrics import area_under_curve, labels_to_accuracy
+
+TARGETS = (0.90, 0.95, 0.98)
+"""Accuracies whose price in labels is told."""
+
+_COLOURS = ("#0072b2", "#7f7f7f", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The learning curve of one run.
+
+    Args:
+        strategy: By name.
+        posterior: By name.
+        seed: Of the run.
+        counts: Labels at the end of each round.
+        metrics: accuracy, nll, ece and brier, each with a value for each count.
+        seconds: What the run took.
+    """
+
+    strategy: str
+    posterior: str
+    seed: int
+    counts: tuple[int, ...]
+    metrics: Mapping[str, tuple[float, ...]]
+    seconds: float = 0.0
+
+    @property
+    def accuracy(self) -> tuple[float, ...]:
+        """At each count."""
+        return self.metrics["accuracy"]
+
+
+def by_label(curves: Sequence[Curve]) -> dict[str, list[Curve]]:
+    """The curves of all seeds together, by what is compared: the strategy, and the posterior where they differ."""
+    several = len({curve.posterior for curve in curves}) > 1
+    groups: dict[str, list[Curve]] = {}
+    for curve in curves:
+        label = f"{curve.strategy}, {curve.posterior}" if several else curve.strategy
+        groups.setdefault(label, []).append(curve)
+    return groups
+
+
+def table(curves: Sequence[Curve], rows: int = 14) -> str:
+    """Accuracy in percent at up to ``rows`` counts, and the price of each target accuracy, as text.
+
+    With several seeds: the mean, and the standard deviation after the plus-minus sign.
+    """
+    groups = by_label(curves)
+    width = max(14, *(len(label) + 2 for label in groups))
+    counts = _common_counts(curves)
+    lines = ["labels".rjust(12) + "".join(label.rjust(width) for label in groups)]
+    for at in _spread(len(counts), rows):
+        cells = [_percent([c.accuracy[c.counts.index(counts[at])] for c in group]) for group in groups.values()]
+        lines.append(f"{counts[at]:,}".rjust(12) + "".join(cell.rjust(width) for cell in cells))
+    lines.append("-" * len(lines[0]))
+    for target in TARGETS:
+        cells = [_price([labels_to_accuracy(c.counts, c.accuracy, target) for c in g]) for g in groups.values()]
+        lines.append(f"to {target:.0%}".rjust(12) + "".join(cell.rjust(width) for cell in cells))
+    areas = [_percent([area_under_curve(c.counts, c.accuracy) for c in group]) for group in groups.values()]
+    lines.append("mean height".rjust(12) + "".join(cell.rjust(width) for cell in areas))
+    times = [_minutes([c.seconds for c in group]) for group in groups.values()]
+    lines.append("time a run".rjust(12) + "".join(cell.rjust(width) for cell in times))
+    return "\n".join(lines)
+
+
+def to_csv(curves: Sequence[Curve]) -> str:
+    """One line for each run and count."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    names = list(curves[0].metrics)
+    writer.writerow(["strategy", "posterior", "seed", "n_labels", *names])
+    for curve in curves:
+        for i, count in enumerate(curve.counts):
+            values = [f"{curve.metrics[name][i]:.6g}" for name in names]
+            writer.writerow([curve.strategy, curve.posterior, curve.seed, count, *values])
+    return text.getvalue()
+
+
+def plot(curves: Sequence[Curve], title: str) -> bytes:
+    """Accuracy against labels as a PNG: a line for each group, a band from the worst to the best seed."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), dpi=144, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes: Any = figure.add_subplot()
+    counts = _common_counts(curves)
+    for colour, (label, group) in zip(_COLOURS * 9, by_label(curves).items(), strict=False):
+        heights = [[100 * c.accuracy[c.counts.index(count)] for c in group] for count in counts]
+        seeds = f" ({len(group)} seeds)" if len(group) > 1 else ""
+        means = [statistics.fmean(column) for column in heights]
+        axes.plot(counts, means, marker=".", color=colour, label=f"{label}{seeds}, {means[-1]:.2f} % at the end")
+        if len(group) > 1:
+            axes.fill_between(counts, [min(h) for h in heights], [max(h) for h in heights], color=colour, alpha=0.18)
+    # The upper end of the curve is where strategies differ, so errors are on a logarithmic axis, best on top.
+    axes.set_yscale("function", functions=(_up, _down))
+    highest = max(max(curve.accuracy) for curve in curves)
+    ticks = [t for t in (0, 50, 70, 80, 90, 95, 97, 98, 99, 99.5, 99.8) if t <= 100 * highest + 0.4]
+    lowest = 100 * min(min(curve.accuracy) for curve in curves)
+    ticks = [t for i, t in enumerate(ticks) if i + 1 == len(ticks) or ticks[i + 1] > lowest]
+    axes.set_ylim(ticks[0], min(99.95, 100 * highest + (100 - 100 * highest) * 0.25))
+    axes.set_yticks(ticks, [f"{t:g} %" for t in ticks])
+    axes.set(xlabel="labels", ylabel="test accuracy", title=title)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="lower right", frameon=False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def _up(accuracy: Any) -> Any:
+    import numpy as np
+
+    return -np.log(np.maximum(100.0 - np.asarray(accuracy, dtype=float), 0.01))
+
+
+def _down(height: Any) -> Any:
+    import numpy as np
+
+    return 100.0 - np.exp(-np.asarray(height, dtype=float))
+
+
+def _common_counts(curves: Sequence[Curve]) -> list[int]:
+    return sorted(set[int].intersection(*(set(curve.counts) for curve in curves)))
+
+
+def _spread(total: int, wanted: int) -> list[int]:
+    """Up to ``wanted`` positions from the first to the last."""
+    if total <= wanted:
+        return list(range(total))
+    return sorted({round(i * (total - 1) / (wanted - 1)) for i in range(wanted)})
+
+
+def _percent(values: Sequence[float]) -> str:
+    mean = f"{100 * statistics.fmean(values):.2f}"
+    return f"{mean} ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else f"{mean} %"
+
+
+def _price(labels: Sequence[int | None]) -> str:
+    """Labels needed, of every seed from the fewest to the most; a seed that never got there is the most."""
+    reached = sorted(n for n in labels if n is not None)
+    if not reached:
+        return "never"
+    most = "never" if len(reached) < len(labels) else f"{reached[-1]:,}"
+    return most if most == f"{reached[0]:,}" else f"{reached[0]:,} - {most}"
+
+
+def _minutes(seconds: Sequence[float]) -> str:
+    minutes = statistics.fmean(seconds) / 60
+    return f"{minutes:.1f} min" if minutes >= 1 else f"{60 * minutes:.0f} s"

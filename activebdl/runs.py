@@ -1,0 +1,178 @@
+"""Runs on the disk: a folder for each, in which a journal holds all that is needed to go on with it.
+
+    runs/NAME/journal.sqlite     the spec, what was asked and answered, how each round went
+    runs/NAME/spec.yaml          the spec once more, for people
+"""
+
+import re
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from activebdl.build import build, make_strategy, resolved
+from activebdl.data import ActiveDataset
+from activebdl.errors import UserError
+from activebdl.journal import Journal, RoundRecord, read_about, read_rounds
+from activebdl.loop import ActiveLearning, Round
+from activebdl.progress import bars, rounds_bar, say
+from activebdl.report import Curve
+from activebdl.spec import RunSpec, validate
+from activebdl.tracked import Tracked, untracked
+
+JOURNAL = "journal.sqlite"
+HEADER = "  labels  accuracy     NLL     ECE       fit    choose      test"
+
+
+def run_name(spec: RunSpec) -> str:
+    """What the run of a spec is called, when nobody says otherwise."""
+    parts = [spec.experiment, _short(spec.strategy.name), _short(spec.posterior.name), f"seed{spec.seed}"]
+    return "-".join(parts)
+
+
+def free_folder(runs: Path, name: str) -> Path:
+    """``runs/name``, or ``runs/name-2``, ... when that is taken."""
+    folder, number = runs / name, 1
+    while folder.exists():
+        number += 1
+        folder = runs / f"{name}-{number}"
+    return folder
+
+
+def start(spec: RunSpec, folder: Path, *, tracked: Tracked = untracked, dataset: ActiveDataset | None = None) -> Curve:
+    """Makes the folder and runs the spec in it, to the end.
+
+    Args:
+        spec: What the run is.
+        folder: Where it lives; it must not be there yet.
+        tracked: Sends the rounds to MLflow.
+        dataset: The data set, when it is at hand already.
+
+    Raises:
+        UserError: Anything that cannot work, before the folder is made and anything is trained.
+    """
+    spec = resolved(spec)
+    cycle = build(spec, dataset=dataset, progress=bars)
+    with Journal(folder / JOURNAL) as journal:
+        journal.note("spec", spec.model_dump(mode="json"))
+        journal.note("uid", uuid.uuid4().hex)
+        (folder / "spec.yaml").write_text(spec_text(spec), encoding="utf-8")
+        return _go(cycle, spec, folder, journal, tracked)
+
+
+def resume(folder: Path, *, tracked: Tracked = untracked, dataset: ActiveDataset | None = None) -> Curve:
+    """Goes on with a run where it stopped; what is finished is only told again.
+
+    Raises:
+        UserError: There is no such run, or another process is working on it.
+    """
+    if not (folder / JOURNAL).is_file():
+        raise UserError(f"There is no run in '{folder}': it has no {JOURNAL}.")
+    with Journal(folder / JOURNAL) as journal:
+        spec = spec_of(folder)
+        return _go(build(spec, dataset=dataset, progress=bars), spec, folder, journal, tracked)
+
+
+def spec_of(folder: Path) -> RunSpec:
+    """The spec of a run.
+
+    Raises:
+        UserError: The run stopped before its spec was written.
+    """
+    known = read_about(folder / JOURNAL).get("spec")
+    if known is None:
+        raise UserError(f"The run in '{folder}' stopped before it began; delete the folder and start it again.")
+    return validate(known, f"the spec of '{folder.name}'")
+
+
+def spec_text(spec: RunSpec) -> str:
+    """The spec as YAML."""
+    return yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, default_flow_style=None)
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """A run as `activebdl list runs` shows it."""
+
+    name: str
+    spec: RunSpec
+    rounds: list[RoundRecord]
+
+    @property
+    def finished(self) -> bool:
+        """Whether all rounds are done."""
+        return len(self.rounds) == len(self.spec.label_counts())
+
+
+def list_runs(runs: Path) -> Iterator[RunInfo]:
+    """All runs in a folder, those of comparisons too, by name."""
+    for journal in sorted(runs.rglob(JOURNAL)):
+        folder = journal.parent
+        if read_about(journal).get("spec") is not None:
+            yield RunInfo(str(folder.relative_to(runs)), spec_of(folder), read_rounds(journal))
+
+
+def _go(cycle: ActiveLearning, spec: RunSpec, folder: Path, journal: Journal, tracked: Tracked) -> Curve:
+    rounds: list[Round] = []
+    done = _done(journal)
+    say(f"{folder.name}: {_what(cycle)}")
+    if done == len(cycle.counts):
+        say("  finished before; this is what it brought")
+    elif done:
+        say(f"  goes on after {done} of {len(cycle.counts)} rounds")
+    say(HEADER)
+    uid: str = journal.about("uid")
+    with tracked(spec, folder.name, uid) as track, rounds_bar(len(cycle.counts), done) as advance:
+        for round in cycle.run(journal):
+            rounds.append(round)
+            say(_line(round))
+            track(cycle.dataset, round, last=len(rounds) == len(cycle.counts))
+            if len(rounds) > done:
+                advance(1)
+    return curve_of(spec, rounds)
+
+
+def curve_of(spec: RunSpec, rounds: list[Round]) -> Curve:
+    """The learning curve of a run's rounds."""
+    names = rounds[0].metrics
+    return Curve(
+        strategy=make_strategy(spec.strategy).name,
+        posterior=_short(spec.posterior.name),
+        seed=spec.seed,
+        counts=tuple(round.n_labels for round in rounds),
+        metrics={name: tuple(round.metrics[name] for round in rounds) for name in names},
+        seconds=sum(sum(round.seconds.values()) for round in rounds),
+    )
+
+
+def _done(journal: Journal) -> int:
+    number = 0
+    while journal.round(number) is not None:
+        number += 1
+    return number
+
+
+def _what(cycle: ActiveLearning) -> str:
+    data, counts = cycle.dataset, cycle.counts
+    threads = f" ({torch.get_num_threads()} threads)" if cycle.device.type == "cpu" else ""
+    return (
+        f"pool {len(data.pool):,}, test {len(data.test):,}, {len(counts)} rounds from {counts[0]:,} to "
+        f"{counts[-1]:,} labels, on {cycle.device}{threads}"
+    )
+
+
+def _line(round: Round) -> str:
+    m, s = round.metrics, round.seconds
+    return (
+        f"{round.n_labels:>8,}{100 * m['accuracy']:>8.2f} %{m['nll']:>8.3f}{m['ece']:>8.3f}"
+        f"{s['fit']:>8.1f} s{s['select'] + s['ask']:>8.1f} s{s['evaluate']:>8.1f} s"
+    )
+
+
+def _short(name: str) -> str:
+    """A name that a folder can have: of a reference such as path/to/file.py:name, the name."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name.rpartition(":")[2])
