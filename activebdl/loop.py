@@ -222,6 +222,11 @@ class ActiveLearning:
                 f"'{self.strategy.name}' measures how much draws of the posterior disagree, so it needs at least 2, "
                 f"and draws is {self.draws}; 20 or more are usual."
             )
+        if self.strategy.needs_disagreement and getattr(self.method, "draws_agree", False):
+            raise UserError(
+                f"'{self.strategy.name}' measures how much draws of the posterior disagree, and those of "
+                f"{type(self.method).__name__} never do: take mc_dropout, or max_entropy, margin, least_confidence."
+            )
 
     def _claim(self, journal: Journal) -> None:
         """Refuses a journal that holds another run."""

@@ -99,13 +99,13 @@ def load_reference(reference: str, kind: str) -> object:
         except ImportError as error:
             raise UserError(f"Cannot import '{place}' for the {kind} '{reference}': {error}.") from error
     if not hasattr(module, attribute):
-        raise UserError(f"'{place}' has no '{attribute}' to use as a {kind}.")
+        raise UserError(f"'{place}' has no '{attribute}' to use as {_a(kind)}.")
     return getattr(module, attribute)
 
 
 def _import_file(path: Path, kind: str) -> object:
     if not path.is_file():
-        raise UserError(f"There is no file '{path}' to load a {kind} from.")
+        raise UserError(f"There is no file '{path}' to load {_a(kind)} from.")
     name = f"activebdl_user_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None  # true for every file that ends in .py
@@ -116,3 +116,7 @@ def _import_file(path: Path, kind: str) -> object:
     except Exception as error:
         raise UserError(f"'{path}' cannot be loaded: {type(error).__name__}: {error}.") from error
     return module
+
+
+def _a(kind: str) -> str:
+    return f"an {kind}" if kind[0] in "aeiou" else f"a {kind}"

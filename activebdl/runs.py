@@ -4,12 +4,14 @@
     runs/NAME/spec.yaml          the spec once more, for people
 """
 
+import contextlib
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 import torch
 import yaml
@@ -17,15 +19,44 @@ import yaml
 from activebdl.build import build, make_strategy, resolved
 from activebdl.data import ActiveDataset
 from activebdl.errors import UserError
+from activebdl.files import write_safely
 from activebdl.journal import Journal, RoundRecord, read_about, read_rounds
 from activebdl.loop import ActiveLearning, Round
 from activebdl.progress import bars, rounds_bar, say
 from activebdl.report import Curve
 from activebdl.spec import RunSpec, validate
-from activebdl.tracked import Tracked, untracked
 
 JOURNAL = "journal.sqlite"
 HEADER = "  labels  accuracy     NLL     ECE       fit    choose      test"
+
+
+TrackRound = Callable[[ActiveDataset, Round], object]
+"""Told each round, those before a resume too."""
+
+
+class Tracking(Protocol):
+    """Where rounds are sent, beside the journal; see `activebdl.tracking`."""
+
+    def run(self, spec: RunSpec, name: str, uid: str) -> AbstractContextManager[TrackRound]:
+        """One run, or the rest of it: the ``uid`` tells that it is the same."""
+        ...
+
+    def comparison(self, name: str) -> AbstractContextManager["Tracking"]:
+        """A comparison, under which its runs lie."""
+        ...
+
+
+class _NoTracking:
+    @contextlib.contextmanager
+    def run(self, spec: RunSpec, name: str, uid: str) -> Iterator[TrackRound]:
+        yield lambda dataset, round: None
+
+    @contextlib.contextmanager
+    def comparison(self, name: str) -> Iterator[Tracking]:
+        yield self
+
+
+NO_TRACKING: Tracking = _NoTracking()
 
 
 def run_name(spec: RunSpec) -> str:
@@ -43,13 +74,13 @@ def free_folder(runs: Path, name: str) -> Path:
     return folder
 
 
-def start(spec: RunSpec, folder: Path, *, tracked: Tracked = untracked, dataset: ActiveDataset | None = None) -> Curve:
+def start(spec: RunSpec, folder: Path, *, tracking: Tracking = NO_TRACKING, dataset: ActiveDataset | None = None) -> Curve:
     """Makes the folder and runs the spec in it, to the end.
 
     Args:
         spec: What the run is.
         folder: Where it lives; it must not be there yet.
-        tracked: Sends the rounds to MLflow.
+        tracking: Sends the rounds to MLflow.
         dataset: The data set, when it is at hand already.
 
     Raises:
@@ -60,11 +91,11 @@ def start(spec: RunSpec, folder: Path, *, tracked: Tracked = untracked, dataset:
     with Journal(folder / JOURNAL) as journal:
         journal.note("spec", spec.model_dump(mode="json"))
         journal.note("uid", uuid.uuid4().hex)
-        (folder / "spec.yaml").write_text(spec_text(spec), encoding="utf-8")
-        return _go(cycle, spec, folder, journal, tracked)
+        write_safely(folder / "spec.yaml", spec_text(spec))
+        return _go(cycle, spec, folder, journal, tracking)
 
 
-def resume(folder: Path, *, tracked: Tracked = untracked, dataset: ActiveDataset | None = None) -> Curve:
+def resume(folder: Path, *, tracking: Tracking = NO_TRACKING, dataset: ActiveDataset | None = None) -> Curve:
     """Goes on with a run where it stopped; what is finished is only told again.
 
     Raises:
@@ -74,7 +105,7 @@ def resume(folder: Path, *, tracked: Tracked = untracked, dataset: ActiveDataset
         raise UserError(f"There is no run in '{folder}': it has no {JOURNAL}.")
     with Journal(folder / JOURNAL) as journal:
         spec = spec_of(folder)
-        return _go(build(spec, dataset=dataset, progress=bars), spec, folder, journal, tracked)
+        return _go(build(spec, dataset=dataset, progress=bars), spec, folder, journal, tracking)
 
 
 def spec_of(folder: Path) -> RunSpec:
@@ -116,7 +147,7 @@ def list_runs(runs: Path) -> Iterator[RunInfo]:
             yield RunInfo(str(folder.relative_to(runs)), spec_of(folder), read_rounds(journal))
 
 
-def _go(cycle: ActiveLearning, spec: RunSpec, folder: Path, journal: Journal, tracked: Tracked) -> Curve:
+def _go(cycle: ActiveLearning, spec: RunSpec, folder: Path, journal: Journal, tracking: Tracking) -> Curve:
     rounds: list[Round] = []
     done = _done(journal)
     say(f"{folder.name}: {_what(cycle)}")
@@ -126,13 +157,17 @@ def _go(cycle: ActiveLearning, spec: RunSpec, folder: Path, journal: Journal, tr
         say(f"  goes on after {done} of {len(cycle.counts)} rounds")
     say(HEADER)
     uid: str = journal.about("uid")
-    with tracked(spec, folder.name, uid) as track, rounds_bar(len(cycle.counts), done) as advance:
-        for round in cycle.run(journal):
-            rounds.append(round)
-            say(_line(round))
-            track(cycle.dataset, round, last=len(rounds) == len(cycle.counts))
-            if len(rounds) > done:
-                advance(1)
+    try:
+        with tracking.run(spec, folder.name, uid) as track, rounds_bar(len(cycle.counts), done) as advance:
+            for round in cycle.run(journal):
+                rounds.append(round)
+                say(_line(round))
+                track(cycle.dataset, round)
+                if len(rounds) > done:
+                    advance(1)
+    except KeyboardInterrupt:
+        say(f"Stopped. Nothing is lost; go on with: activebdl resume {folder}")
+        raise
     return curve_of(spec, rounds)
 
 

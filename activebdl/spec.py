@@ -90,6 +90,17 @@ def presets() -> list[str]:
     return sorted(entry.name.removesuffix(".yaml") for entry in _preset_folder().iterdir() if _is_yaml(entry.name))
 
 
+def about_preset(name: str) -> str:
+    """The first line of a preset's own comment."""
+    return _read(name)[0].partition("\n")[0].removeprefix("# ")
+
+
+def named_strategy(spec: RunSpec, name: str) -> Named:
+    """A strategy by name, with the options that the spec has for it."""
+    known = (spec.strategy, *spec.compare.strategies)
+    return next((named for named in known if named.name == name), Named(name=name))
+
+
 def read_spec(source: str, changes: Mapping[str, Any] | None = None) -> RunSpec:
     """Reads a preset or a YAML file, and changes it.
 

@@ -41,7 +41,10 @@ class Posterior(Protocol):
 
 
 class InferenceMethod(Protocol):
-    """A way to get a posterior; its fields are its hyperparameters."""
+    """A way to get a posterior; its fields are its hyperparameters.
+
+    A method whose draws are all the same function says so by a class attribute ``draws_agree = True``.
+    """
 
     def fit(
         self,

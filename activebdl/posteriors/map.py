@@ -7,6 +7,7 @@ It knows no epistemic uncertainty: BALD of its draws is zero, and scoring says s
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ class MAP:
         training: How the network is trained.
     """
 
+    draws_agree: ClassVar[bool] = True
     training: Training = field(default_factory=Training)
 
     def fit(

@@ -1,0 +1,5 @@
+"""``python -m activebdl`` is ``activebdl``."""
+
+from activebdl.cli import main
+
+main()

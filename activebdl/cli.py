@@ -1,0 +1,336 @@
+"""The command line: ``activebdl run``, ``compare``, ``resume``, ``list``, ``data``, ``ui``."""
+
+import dataclasses
+import inspect
+import sys
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+
+from activebdl.errors import UserError
+
+app = typer.Typer(
+    name="activebdl",
+    help="Active learning on Bayesian deep networks: more accuracy for every label.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Source = Annotated[str, typer.Argument(metavar="PRESET|FILE.yaml", help="What to run; see 'activebdl list presets'.")]
+Runs = Annotated[Path, typer.Option("--runs", help="The folder of all runs.")]
+Name = Annotated[str | None, typer.Option(help="The run's name; made of what it is when not given.")]
+Mlflow = Annotated[bool, typer.Option("--mlflow/--no-mlflow", help="Whether MLflow is told.")]
+Data = Annotated[str | None, typer.Option("--data", help="Data set by name, module:function or file.py:function.")]
+Network = Annotated[str | None, typer.Option(help="Network by name, module:function or file.py:function.")]
+Posterior = Annotated[str | None, typer.Option(help="Inference method by name.")]
+OracleName = Annotated[str | None, typer.Option("--oracle", help="Who labels: a name, module:name or file.py:name.")]
+Budget = Annotated[int | None, typer.Option(help="Labels at the end.")]
+QuerySize = Annotated[int | None, typer.Option(help="Items asked for at a time.")]
+Initial = Annotated[int | None, typer.Option(help="Labels before the first fit.")]
+Draws = Annotated[int | None, typer.Option(help="Posterior draws that the strategy sees.")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, mps, ...")]
+Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting, by dotted key.")]
+
+
+@app.command()
+def run(
+    source: Source = "mnist-1000",
+    strategy: Annotated[str | None, typer.Option(help="Acquisition strategy by name.")] = None,
+    seed: Annotated[int | None, typer.Option(help="The source of all randomness.")] = None,
+    data: Data = None,
+    network: Network = None,
+    posterior: Posterior = None,
+    oracle: OracleName = None,
+    budget: Budget = None,
+    query_size: QuerySize = None,
+    initial: Initial = None,
+    draws: Draws = None,
+    device: Device = None,
+    set: Set = None,
+    name: Name = None,
+    runs: Runs = Path("runs"),
+    mlflow: Mlflow = True,
+) -> None:
+    """Runs one strategy with one seed."""
+    from activebdl.report import table
+    from activebdl.runs import free_folder, run_name, start
+    from activebdl.spec import named_strategy, read_spec
+
+    changes = _changes(data, network, posterior, oracle, budget, query_size, initial, draws, device, set)
+    if seed is not None:
+        changes["seed"] = seed
+    spec = read_spec(source, changes)
+    if strategy is not None:
+        spec = spec.model_copy(update={"strategy": named_strategy(spec, strategy)})
+    tracking = _tracking(runs, spec.experiment, mlflow)
+    folder = free_folder(runs, name or run_name(spec))
+    curve = start(spec, folder, tracking=tracking)
+    _close(table([curve]), folder, runs, mlflow)
+
+
+@app.command()
+def compare(
+    source: Source = "mnist-1000",
+    strategies: Annotated[str | None, typer.Option(help="By name, with commas: bald,random.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="How many (3), or which ones (0,1,2).")] = None,
+    data: Data = None,
+    network: Network = None,
+    posterior: Posterior = None,
+    oracle: OracleName = None,
+    budget: Budget = None,
+    query_size: QuerySize = None,
+    initial: Initial = None,
+    draws: Draws = None,
+    device: Device = None,
+    set: Set = None,
+    name: Name = None,
+    runs: Runs = Path("runs"),
+    mlflow: Mlflow = True,
+) -> None:
+    """Runs several strategies and seeds side by side; the same command again goes on where it stopped."""
+    from activebdl import sweep
+    from activebdl.report import table
+    from activebdl.spec import named_strategy, read_spec
+
+    changes = _changes(data, network, posterior, oracle, budget, query_size, initial, draws, device, set)
+    spec = read_spec(source, changes)
+    wanted: dict[str, Any] = {}
+    if strategies is not None:
+        wanted["strategies"] = tuple(named_strategy(spec, each.strip()) for each in strategies.split(","))
+    if seeds is not None:
+        wanted["seeds"] = _seeds(seeds)
+    spec = spec.model_copy(update={"compare": spec.compare.model_copy(update=wanted)})
+    tracking = _tracking(runs, spec.experiment, mlflow)
+    folder = sweep.comparison_folder(spec, runs, name)
+    curves = sweep.compare(spec, folder, tracking=tracking)
+    _close(table(curves), folder, runs, mlflow, plot=folder / "curves.png")
+
+
+@app.command()
+def resume(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="Its name, as 'activebdl list runs' shows it.")],
+    runs: Runs = Path("runs"),
+    mlflow: Mlflow = True,
+) -> None:
+    """Goes on with a run, after any stop; the result is the same as without the stop."""
+    from activebdl import runs as runs_on_disk
+    from activebdl.report import table
+
+    folder = _folder(run, runs)
+    spec = runs_on_disk.spec_of(folder)
+    curve = runs_on_disk.resume(folder, tracking=_tracking(runs, spec.experiment, mlflow))
+    _close(table([curve]), folder, runs, mlflow)
+
+
+class What(StrEnum):
+    """What `activebdl list` can list."""
+
+    presets = "presets"
+    strategies = "strategies"
+    posteriors = "posteriors"
+    networks = "networks"
+    datasets = "datasets"
+    oracles = "oracles"
+    runs = "runs"
+
+
+@app.command("list")
+def list_things(
+    what: Annotated[What | None, typer.Argument(help="One kind; all when not given.")] = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Lists what there is, by name."""
+    listings: dict[What, Callable[[], list[tuple[str, str]]]] = {
+        What.presets: _presets,
+        What.strategies: _strategies,
+        What.posteriors: _posteriors,
+        What.networks: _networks,
+        What.datasets: _datasets,
+        What.oracles: _oracles,
+        What.runs: lambda: _runs(runs),
+    }
+    for kind in [what] if what is not None else list(What):
+        rows = listings[kind]()
+        typer.secho(f"{kind.value}", bold=True)
+        width = max((len(name) for name, _ in rows), default=0)
+        for row, about in rows:
+            typer.echo(f"  {row.ljust(width)}  {about}".rstrip())
+        if not rows:
+            typer.echo("  none yet")
+
+
+@app.command()
+def data(
+    name: Annotated[str, typer.Argument(help="A data set's name.")] = "mnist",
+    cache: Annotated[Path | None, typer.Option(help="Where the bytes are kept.")] = None,
+) -> None:
+    """Fetches a data set, checks its bytes, and tells what it is."""
+    from activebdl.data import load
+
+    dataset = load(name, cache=cache)
+    shape = " x ".join(str(side) for side in dataset.input_shape)
+    typer.echo(f"{dataset.name}: pool {len(dataset.pool):,}, test {len(dataset.test):,}, items of {shape}")
+    typer.echo(f"{len(dataset.classes)} classes: {', '.join(dataset.classes)}")
+    if dataset.labels is not None:
+        counts = dataset.labels.bincount(minlength=len(dataset.classes)).tolist()
+        typer.echo(f"in the pool: {', '.join(f'{count:,}' for count in counts)}")
+
+
+@app.command()
+def ui(
+    port: Annotated[int, typer.Option(help="The port on this machine.")] = 5000,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Opens MLflow on this machine, with the curves of all runs."""
+    from activebdl.tracking import default_uri, serve_ui
+
+    serve_ui(default_uri(runs), port)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the command line and exits: 0 done, 2 a mistake of the user's, 130 stopped from the keyboard."""
+    try:
+        app(arguments)
+    except UserError as error:
+        typer.secho(f"Error: {error}", fg="red", err=True)
+        sys.exit(2)
+
+
+def _changes(
+    data: str | None,
+    network: str | None,
+    posterior: str | None,
+    oracle: str | None,
+    budget: int | None,
+    query_size: int | None,
+    initial: int | None,
+    draws: int | None,
+    device: str | None,
+    set: list[str] | None,
+) -> dict[str, Any]:
+    """The options that were given, by the spec's keys."""
+    given = {
+        "dataset": data, "network": network, "posterior": posterior, "oracle": oracle, "budget": budget,
+        "query_size": query_size, "initial": initial, "draws": draws, "device": device,
+    }  # fmt: skip
+    changes = {key: value for key, value in given.items() if value is not None}
+    if query_size is not None:
+        changes["growth"] = 0.0  # whoever says a size wants that size every time
+    for assignment in set or []:
+        key, equals, value = assignment.partition("=")
+        if not equals or not key:
+            raise UserError(f"--set takes KEY=VALUE, such as posterior.training.steps=400, not '{assignment}'.")
+        try:
+            changes[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise UserError(f"--set {key}: '{value}' is not a YAML value.") from None
+    return changes
+
+
+def _seeds(text: str) -> tuple[int, ...]:
+    try:
+        numbers = tuple(int(number) for number in text.split(","))
+    except ValueError:
+        raise UserError(f"--seeds takes how many (3) or which ones (0,1,2), not '{text}'.") from None
+    seeds = tuple(range(numbers[0])) if len(numbers) == 1 else numbers
+    if not seeds or min(seeds) < 0 or len(dict.fromkeys(seeds)) < len(seeds):
+        raise UserError(f"--seeds takes at least one seed, none below 0 and none twice, not '{text}'.")
+    return seeds
+
+
+def _folder(run: str, runs: Path) -> Path:
+    """The run's folder, by its name or by its path."""
+    for folder in (runs / run, Path(run)):
+        if folder.is_dir():
+            return folder
+    from activebdl.runs import list_runs
+
+    known = ", ".join(info.name for info in list_runs(runs)) or "none yet"
+    raise UserError(f"There is no run '{run}' in '{runs}'. Known: {known}.")
+
+
+def _tracking(runs: Path, experiment: str, mlflow: bool) -> Any:
+    """MLflow's store, made and checked before anything else is done."""
+    if not mlflow:
+        from activebdl.runs import NO_TRACKING
+
+        return NO_TRACKING
+    from activebdl.tracking import MlflowTracking
+
+    return MlflowTracking.prepare(runs, experiment)
+
+
+def _close(table: str, folder: Path, runs: Path, mlflow: bool, plot: Path | None = None) -> None:
+    """The table, and where to look."""
+    typer.echo(f"\n{table}\n")
+    if plot is not None:
+        typer.echo(f"plot      {plot}")
+    typer.echo(f"kept in   {folder}")
+    if mlflow:
+        where = "" if runs == Path("runs") else f" --runs {runs}"
+        typer.echo(f"MLflow    activebdl ui{where}")
+
+
+def _presets() -> list[tuple[str, str]]:
+    from activebdl.spec import about_preset, presets
+
+    return [(name, about_preset(name)) for name in presets()]
+
+
+def _strategies() -> list[tuple[str, str]]:
+    from activebdl.strategies import strategies
+
+    rows = [(name, _first_line(strategies.get(name).doc)) for name in strategies.names()]
+    return [*rows, ("power_, softmax_, softrank_", "in front of a score: a stochastic choice, less redundant")]
+
+
+def _posteriors() -> list[tuple[str, str]]:
+    from activebdl.posteriors import posteriors
+
+    rows: list[tuple[str, str]] = []
+    for name in posteriors.names():
+        method = posteriors.get(name)
+        rows.append((name, _first_line(inspect.getdoc(method))))
+        if dataclasses.is_dataclass(method):
+            rows += [("", line) for line in str(method()).replace("(", "(\n  ", 1).splitlines()[1:]]
+    return rows
+
+
+def _networks() -> list[tuple[str, str]]:
+    from activebdl.networks import networks
+
+    return [(name, _first_line(inspect.getdoc(networks.get(name)))) for name in networks.names()]
+
+
+def _datasets() -> list[tuple[str, str]]:
+    from activebdl.data import datasets
+
+    return [(name, _first_line(inspect.getdoc(datasets.get(name)))) for name in datasets.names()]
+
+
+def _oracles() -> list[tuple[str, str]]:
+    from activebdl.oracles import oracles
+
+    return [(name, _first_line(inspect.getdoc(oracles.get(name)))) for name in oracles.names()]
+
+
+def _runs(runs: Path) -> list[tuple[str, str]]:
+    from activebdl.runs import list_runs
+
+    rows: list[tuple[str, str]] = []
+    for info in list_runs(runs):
+        done, total = len(info.rounds), len(info.spec.label_counts())
+        last = info.rounds[-1] if info.rounds else None
+        reached = f"{100 * last.results['metrics']['accuracy']:.2f} % at {last.n_labels:,} labels" if last else ""
+        state = "finished" if info.finished else f"round {done} of {total}"
+        rows.append((info.name, f"{state:<16}{reached}"))
+    return rows
+
+
+def _first_line(doc: str | None) -> str:
+    return (doc or "").partition("\n")[0]

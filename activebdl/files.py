@@ -1,0 +1,14 @@
+"""Files that are whole or not there at all."""
+
+import os
+from pathlib import Path
+
+
+def write_safely(path: Path, content: str | bytes) -> None:
+    """Writes a file beside the target and puts it in its place when it is on the disk: no reader meets a half."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with beside.open("wb") as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
