@@ -3,6 +3,7 @@
 N: pool items, B: items of a chunk, K: draws, C: classes. Log-probabilities are ``[N, K, C]`` in nats.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -93,7 +94,7 @@ def default_chunk(device: torch.device) -> int:
 
 def predictive(log_probs: Tensor) -> Tensor:
     """The posterior predictive ``log 1/K sum_k p_k``: ``[N, K, C] -> [N, C]``, in nats."""
-    return torch.logsumexp(log_probs, dim=1) - torch.log(torch.tensor(float(log_probs.shape[1])))
+    return torch.logsumexp(log_probs, dim=1) - math.log(log_probs.shape[1])
 
 
 def entropy(log_probs: Tensor) -> Tensor:

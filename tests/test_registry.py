@@ -1,0 +1,51 @@
+from pathlib import Path
+
+import pytest
+from activebdl import UserError
+from activebdl.registry import Registry
+from activebdl.strategies import strategies
+
+
+def fresh() -> Registry[object]:
+    return Registry("strategy", "activebdl.strategies", lambda name, found: (name, found))
+
+
+def test_an_unknown_name_lists_the_known_ones() -> None:
+    with pytest.raises(UserError, match=r"Unknown strategy 'balt'. Known: bald, .*variation_ratios; or name your own"):
+        strategies.get("balt")
+
+
+def test_a_name_is_taken_only_once() -> None:
+    registry = fresh()
+    registry.register("mine", 1)
+    with pytest.raises(UserError, match="'mine' is already taken"):
+        registry.register("mine", 2)
+
+
+def test_a_module_and_a_file_are_found_by_reference(tmp_path: Path) -> None:
+    file = tmp_path / "own.py"
+    file.write_text("def score(log_probs):\n    return 7\n")
+    name, found = fresh().get(f"{file}:score")  # type: ignore[misc]
+    assert name == f"{file}:score"
+    assert found(None) == 7  # type: ignore[operator]
+    assert fresh().get("math:pi") == ("math:pi", pytest.approx(3.14159265))
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("nowhere.py:f", "There is no file 'nowhere.py'"),
+        ("no_such_package:f", "Cannot import 'no_such_package'"),
+        ("math:tau_and_a_half", "'math' has no 'tau_and_a_half' to use as a strategy"),
+    ],
+)
+def test_a_bad_reference_says_what_is_wrong(reference: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        fresh().get(reference)
+
+
+def test_a_file_that_raises_is_told_with_its_error(tmp_path: Path) -> None:
+    file = tmp_path / "broken.py"
+    file.write_text("1 / 0\n")
+    with pytest.raises(UserError, match="ZeroDivisionError"):
+        fresh().get(f"{file}:f")
