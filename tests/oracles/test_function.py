@@ -1,0 +1,92 @@
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from activebdl import ABSTAIN, ActiveDataset, Annotation, Request, UserError
+from activebdl.oracles import check_annotations, make_oracle
+from activebdl.oracles.function import FunctionOracle
+from torch import Tensor
+
+REQUEST = Request("round-0", (7, 3, 5), torch.arange(6).view(3, 2), ("a", "b", "c"))
+
+
+def ask(function: Any) -> list[tuple[int, int]]:
+    oracle = FunctionOracle(function)
+    return [(annotation.id, annotation.label) for annotation in oracle.poll(oracle.submit(REQUEST))]
+
+
+@pytest.mark.parametrize(
+    "labels", [[2, 0, 1], (2, 0, 1), np.array([2, 0, 1], dtype=np.uint8), torch.tensor([2, 0, 1], dtype=torch.int32)]
+)
+def test_labels_come_as_any_kind_of_integers(labels: Any) -> None:
+    assert ask(lambda items: labels) == [(7, 2), (3, 0), (5, 1)]
+
+
+def test_none_and_minus_one_abstain() -> None:
+    assert ask(lambda items: [None, 1, -1]) == [(7, ABSTAIN), (3, 1), (5, ABSTAIN)]
+
+
+def test_the_function_gets_the_items_and_the_ids_when_it_wants_them() -> None:
+    seen: list[Any] = []
+
+    def function(items: Tensor, ids: Tensor) -> list[int]:
+        seen.extend([items.tolist(), ids.tolist()])
+        return [0, 0, 0]
+
+    ask(function)
+    assert seen == [[[0, 1], [2, 3], [4, 5]], [7, 3, 5]]
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0, 1], r"asked for 3 labels and gave an answer of shape \[2\]"),
+        ([[0], [1], [2]], r"shape \[3, 1\]"),
+        (2, r"shape \[\]"),
+        ([0.0, 1.0, 2.0], "labels of type float64; labels are integers"),
+        (["a", "b", "c"], "labels are integers"),
+        ([[0], [1, 2], 3], "no array"),
+    ],
+)
+def test_answers_of_the_wrong_kind_are_refused(labels: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        ask(lambda items: labels)
+
+
+def test_a_function_that_raises_is_told_with_its_error() -> None:
+    with pytest.raises(UserError, match="oracle 'function' failed: ZeroDivisionError: .*by zero"):
+        ask(lambda items: 1 // 0)
+
+
+@pytest.mark.parametrize(
+    ("annotation", "message"),
+    [
+        (Annotation(4, 0), "item 4, which it was not asked for"),
+        (Annotation(7, 3), "item 7 the label 3; labels run from 0 to 2"),
+        (Annotation(7, -2), "label -2"),
+    ],
+)
+def test_answers_to_the_wrong_items_or_with_wrong_labels_are_refused(annotation: Annotation, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        check_annotations(REQUEST, [Annotation(3, 1), Annotation(5, ABSTAIN), annotation])
+
+
+def test_the_datasets_own_labels(dataset: ActiveDataset) -> None:
+    oracle = make_oracle("dataset", dataset)
+    request = Request("r", (11, 4), dataset.pool[torch.tensor([11, 4])], dataset.classes)
+    labels = {annotation.id: annotation.label for annotation in oracle.poll(oracle.submit(request))}
+    assert dataset.labels is not None
+    assert labels == {11: int(dataset.labels[11]), 4: int(dataset.labels[4])}
+
+
+def test_a_dataset_without_labels_needs_another_oracle(dataset: ActiveDataset) -> None:
+    bare = ActiveDataset.from_arrays(dataset.pool[torch.arange(9)], None, torch.zeros(3, 2), torch.tensor([0, 1, 2]))
+    with pytest.raises(UserError, match="has no labels of its own"):
+        make_oracle("dataset", bare)
+
+
+def test_what_is_no_oracle_is_refused(dataset: ActiveDataset) -> None:
+    for given in (3, lambda: [1], object()):
+        with pytest.raises(UserError, match="An oracle is a name, a function"):
+            make_oracle(given, dataset)

@@ -1,0 +1,292 @@
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from activebdl import (
+    ABSTAIN,
+    MAP,
+    ActiveDataset,
+    ActiveLearning,
+    Annotation,
+    MCDropout,
+    Request,
+    Round,
+    Training,
+    UserError,
+    label_counts,
+)
+from activebdl.journal import Journal
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+Network = Callable[[], nn.Module]
+FAST = MCDropout(Training(steps=30, learning_rate=0.01))
+
+
+def cycle(dataset: ActiveDataset, network: Network, **options: Any) -> ActiveLearning:
+    options = {"counts": (5, 10, 18), "posterior": FAST, "draws": 8, "test_draws": 8, "device": "cpu"} | options
+    return ActiveLearning(dataset, network, **options)
+
+
+def timeless(rounds: Sequence[Round]) -> list[Round]:
+    """What must be equal between two runs: all but the clock."""
+    return [replace(round, seconds={}, written_ms=0) for round in rounds]
+
+
+def test_every_count_is_met_and_no_item_is_asked_for_twice(dataset: ActiveDataset, network: Network) -> None:
+    rounds = list(cycle(dataset, network))
+    assert [round.n_labels for round in rounds] == [5, 10, 18]
+    assert [len(round.ids) for round in rounds] == [5, 5, 8]
+    ids = [id for round in rounds for id in round.ids]
+    assert len(set(ids)) == 18
+    assert dataset.labels is not None
+    for round in rounds:
+        assert list(round.labels) == dataset.labels[list(round.ids)].tolist()
+        assert sum(map(sum, round.confusion)) == 60
+        assert set(round.metrics) == {"accuracy", "nll", "ece", "brier"}
+        assert round.metrics["accuracy"] == sum(round.confusion[c][c] for c in range(3)) / 60
+
+
+def test_it_learns(dataset: ActiveDataset, network: Network) -> None:
+    method = MCDropout(Training(steps=200, learning_rate=0.01))
+    rounds = list(cycle(dataset, network, counts=(3, 60), posterior=method))
+    assert rounds[-1].metrics["accuracy"] > 0.8  # three blobs; one in three by guessing
+
+
+def test_the_seed_decides_everything(dataset: ActiveDataset, network: Network) -> None:
+    first = timeless(list(cycle(dataset, network)))
+    torch.rand(7)  # the global generator has no say
+    assert timeless(list(cycle(dataset, network))) == first
+    assert timeless(list(cycle(dataset, network, seed=1))) != first
+
+
+def test_strategies_share_the_start_and_its_network(dataset: ActiveDataset, network: Network) -> None:
+    bald, random = (list(cycle(dataset, network, strategy=name)) for name in ("bald", "random"))
+    assert timeless(bald[:1]) == timeless(random[:1])
+    assert bald[1].ids != random[1].ids
+
+
+def test_the_network_is_fresh_in_every_round(dataset: ActiveDataset) -> None:
+    made: list[nn.Module] = []
+
+    def network() -> nn.Module:
+        made.append(nn.Sequential(nn.Linear(2, 4), nn.Dropout(0.5), nn.Linear(4, 3)))
+        return made[-1]
+
+    list(cycle(dataset, network))
+    assert len(made) == len(set(map(id, made)))
+    assert len(made) >= 3
+
+
+def test_random_needs_no_draws_over_the_pool(dataset: ActiveDataset, network: Network) -> None:
+    looked_at: list[int] = []
+
+    class Counting:
+        def __init__(self, x: Tensor) -> None:
+            self.x = x
+
+        def __len__(self) -> int:
+            return len(self.x)
+
+        def __getitem__(self, ids: Tensor) -> Tensor:
+            looked_at.extend(ids.tolist())
+            return self.x[ids]
+
+    counting = replace(dataset, pool=Counting(dataset.pool[torch.arange(120)]))
+    looked_at.clear()
+    rounds = list(cycle(counting, network, strategy="random"))
+    asked = {id for round in rounds for id in round.ids}
+    assert set(looked_at) <= asked | {0}  # item 0 is looked at once for its shape
+
+
+def test_the_test_set_touches_no_choice(dataset: ActiveDataset, network: Network) -> None:
+    other = replace(dataset, test=dataset.test[torch.arange(60)] + 100, test_labels=dataset.test_labels.flip(0))
+    chosen = [[round.ids for round in cycle(data, network)] for data in (dataset, other)]
+    assert chosen[0] == chosen[1]
+
+
+# ---- stopping and going on ----
+
+
+@pytest.mark.parametrize("strategy", ["bald", "power_bald", "random"])
+@pytest.mark.parametrize("stop", ["after 1 round", "after 2 rounds", "before asking", "before recording"])
+def test_a_resumed_run_equals_an_uninterrupted_one(
+    dataset: ActiveDataset, network: Network, tmp_path: Path, stop: str, strategy: str
+) -> None:
+    whole = timeless(list(cycle(dataset, network, strategy=strategy)))
+    path = tmp_path / "journal.sqlite"
+    interrupted = cycle(dataset, network, strategy=strategy, journal=path)
+    _interrupt(interrupted, stop)
+    resumed = list(cycle(dataset, network, strategy=strategy, journal=path))
+    assert timeless(resumed) == whole
+    again = list(cycle(dataset, network, strategy=strategy, journal=path))
+    assert again == resumed  # nothing is left to do, and the clock too is the journal's
+
+
+def _interrupt(run: ActiveLearning, stop: str) -> None:
+    class Stop(Exception):
+        pass
+
+    def fail(*_: object, **__: object) -> Any:
+        raise Stop
+
+    rounds = iter(run)
+    next(rounds)
+    if stop == "after 2 rounds":
+        next(rounds)
+    elif stop == "before asking":
+        run.oracle.submit = fail  # type: ignore[method-assign]
+    elif stop == "before recording":
+        run._record = fail  # type: ignore[method-assign]
+    if stop.startswith("before"):
+        with pytest.raises(Stop):
+            next(rounds)
+    rounds.close()  # type: ignore[attr-defined]
+
+
+def test_a_journal_of_another_run_is_refused(dataset: ActiveDataset, network: Network, tmp_path: Path) -> None:
+    path = tmp_path / "journal.sqlite"
+    next(iter(cycle(dataset, network, journal=path)))
+    with pytest.raises(UserError, match="its seed is 0, not 1"):
+        next(iter(cycle(dataset, network, journal=path, seed=1)))
+
+
+# ---- oracles that are slow, answer in parts, or will not answer ----
+
+
+@dataclass
+class SlowOracle:
+    """Answers one item a look, gives out what it gave out before, and abstains from some."""
+
+    labels: Tensor
+    refuses: set[int] = field(default_factory=set)
+    requests: list[Request] = field(default_factory=list)
+    looks: int = 0
+
+    def submit(self, request: Request) -> str:
+        self.requests.append(request)
+        self.looks = 0
+        return request.key
+
+    def poll(self, ticket: str) -> list[Annotation]:
+        self.looks += 1
+        done = self.requests[-1].ids[: self.looks]
+        return [Annotation(id, ABSTAIN if id in self.refuses else int(self.labels[id]), "slow") for id in done]
+
+
+@pytest.fixture
+def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("activebdl.loop._LONGEST_PAUSE", 0.0)
+
+
+@pytest.mark.usefixtures("quick_looks")
+def test_partial_answers_are_waited_for(dataset: ActiveDataset, network: Network) -> None:
+    assert dataset.labels is not None
+    slow = list(cycle(dataset, network, oracle=SlowOracle(dataset.labels)))
+    assert timeless(slow) == timeless(list(cycle(dataset, network)))
+
+
+@pytest.mark.usefixtures("quick_looks")
+@pytest.mark.parametrize("strategy", ["bald", "random"])
+def test_abstained_items_are_replaced_so_that_counts_hold(
+    dataset: ActiveDataset, network: Network, strategy: str, tmp_path: Path
+) -> None:
+    assert dataset.labels is not None
+    refuses = set(range(0, 120, 2))
+    oracle = SlowOracle(dataset.labels, refuses)
+    path = tmp_path / "journal.sqlite"
+    rounds = list(cycle(dataset, network, oracle=oracle, strategy=strategy, journal=path))
+    assert [round.n_labels for round in rounds] == [5, 10, 18]
+    labelled = [id for round in rounds for id in round.ids]
+    assert len(labelled) == 18
+    assert not set(labelled) & refuses
+    asked = [id for request in oracle.requests for id in request.ids]
+    assert len(asked) == len(set(asked)) > 18
+    assert timeless(list(cycle(dataset, network, strategy=strategy, journal=path))) == timeless(rounds)
+
+
+@pytest.mark.usefixtures("quick_looks")
+def test_a_pool_that_is_used_up_by_abstentions_is_told(dataset: ActiveDataset, network: Network) -> None:
+    assert dataset.labels is not None
+    oracle = SlowOracle(dataset.labels, refuses=set(range(110)))
+    with pytest.raises(UserError, match=r"pool is used up: the oracle would not label 1\d\d items"):
+        list(cycle(dataset, network, oracle=oracle, strategy="random"))
+
+
+def test_a_wrong_label_ends_the_run_and_is_not_written(
+    dataset: ActiveDataset, network: Network, tmp_path: Path
+) -> None:
+    path = tmp_path / "journal.sqlite"
+    with pytest.raises(UserError, match="label 3; labels run from 0 to 2"):
+        list(cycle(dataset, network, oracle=lambda items: [3] * len(items), journal=path))
+    with Journal(path) as journal:
+        assert journal.annotations(0, 0) == {}
+    assert len(list(cycle(dataset, network, journal=path))) == 3  # and it can be mended
+
+
+# ---- mistakes ----
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"counts": (5, 121)}, "budget of 121 labels is above the pool, which has 120 items"),
+        ({"counts": (5, 5)}, "must rise"),
+        ({"counts": ()}, "must rise"),
+        ({"counts": (0, 5)}, "must rise from at least 1"),
+        ({"draws": 1}, "'bald' measures how much draws of the posterior disagree"),
+        ({"draws": 0}, "at least once"),
+        ({"posterior": MAP()}, "those of MAP never do"),
+        ({"strategy": "balt"}, "Unknown strategy 'balt'"),
+        ({"oracle": "oracel"}, "Unknown oracle 'oracel'"),
+        ({"start": "warm"}, "Unknown start 'warm'"),
+        ({"device": "tpu9000"}, "device 'tpu9000' cannot be used here"),
+    ],
+)
+def test_mistakes_are_told_before_any_work(
+    dataset: ActiveDataset, options: dict[str, Any], message: str
+) -> None:
+    def network() -> nn.Module:
+        raise AssertionError("work was done")
+
+    with pytest.raises(UserError, match=message):
+        cycle(dataset, network, **options)
+
+
+@given(st.integers(1, 50), st.integers(0, 500), st.integers(1, 60), st.floats(0, 1))
+def test_label_counts_rise_from_the_initial_size_to_the_budget(
+    initial: int, more: int, query: int, growth: float
+) -> None:
+    counts = label_counts(initial, initial + more, query, growth)
+    assert counts[0] == initial
+    assert counts[-1] == initial + more
+    steps = [b - a for a, b in zip(counts, counts[1:], strict=False)]
+    assert all(step >= query for step in steps[:-1])
+    assert all(step >= 1 for step in steps)
+
+
+def test_label_counts_of_gal_2017() -> None:
+    assert label_counts(20, 1000, 10) == tuple(range(20, 1001, 10))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((0, 10, 1), "initial size is 0"),
+        ((20, 10, 5), "budget of 10 labels is below the initial size of 20"),
+        ((20, 100, 0), "query size is 0"),
+        ((20, 100, 10, -0.1), "must not be negative"),
+    ],
+)
+def test_label_counts_refuse_what_does_not_fit(arguments: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        label_counts(*arguments)
+
+
+def test_a_balanced_start_has_as_many_of_each_class(dataset: ActiveDataset, network: Network) -> None:
+    first = next(iter(cycle(dataset, network, counts=(7, 9), start="balanced")))
+    assert sorted(first.labels.count(c) for c in range(3)) == [2, 2, 3]
