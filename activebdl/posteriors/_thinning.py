@@ -200,9 +200,9 @@ class ThinnedGraph:
                 continue
             columns[cast(str, dropped.after)] = (dropped, keep.flatten())
             if dropped.role == "gather":
-                plan.live[name] = keep.flatten().nonzero().flatten()
+                plan.live[name] = _live(keep)
             elif dropped.role == "cut":
-                rows[cast(str, dropped.before)] = keep.flatten().nonzero().flatten()
+                rows[cast(str, dropped.before)] = _live(keep)
         for node in self.branch:
             if node.name in rows or node.name in columns:
                 plan.weights[node.name] = _cut(self._module(node), rows.get(node.name), columns.get(node.name))
@@ -314,14 +314,21 @@ def _cut(layer: nn.Module, rows: Tensor | None, columns: tuple[Dropped, Tensor] 
         bias = None if bias is None else bias.detach()[rows]
     if columns is not None:
         dropped, keep = columns
-        keep = keep if dropped.repeat == 1 else keep.repeat_interleave(dropped.repeat)
         if dropped.role == "fold":
+            keep = keep.repeat_interleave(dropped.repeat)
             weight = weight * (keep.to(weight.dtype) * dropped.site.scale)
         else:
-            weight = weight[:, keep] * dropped.site.scale
+            live = _live(keep.repeat_interleave(dropped.repeat), dropped.repeat)
+            weight = weight[:, live] * (dropped.site.scale if bool(keep.any()) else 0.0)
     if weight.dim() == 4:
         weight = weight.contiguous(memory_format=torch.channels_last)
     return Weights(weight, bias)
+
+
+def _live(keep: Tensor, at_least: int = 1) -> Tensor:
+    """Positions that are kept. When none is, the first ones, whose weights become zero: no layer likes to be empty."""
+    live = keep.flatten().nonzero().flatten()
+    return live if len(live) else torch.arange(at_least, device=keep.device)
 
 
 def _apply(layer: nn.Module, x: Tensor, weights: Weights) -> Tensor:

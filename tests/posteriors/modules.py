@@ -1,0 +1,153 @@
+"""Modules with dropout of every kind and in every place, that MC-dropout must treat rightly."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from activebdl.networks import make_network
+
+
+class Functional(nn.Module):
+    """relu, pooling and flattening as functions and methods, not modules."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 3)
+        self.drop = nn.Dropout2d(0.4)
+        self.fc = nn.Linear(4 * 3 * 3, 6)
+        self.drop2 = nn.Dropout(0.5)
+        self.out = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(F.max_pool2d(self.drop(self.conv(x)), 2))
+        x = x.view(x.size(0), -1)
+        return self.out(self.drop2(torch.relu(self.fc(x))))
+
+
+class Residual(nn.Module):
+    """A value read twice: dropout may not be cut out of the sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(8, 8)
+        self.drop = nn.Dropout(0.5)
+        self.second = nn.Linear(8, 8)
+        self.out = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1)[:, :8]
+        h = self.first(x)
+        return self.out(self.second(self.drop(torch.relu(h))) + h)
+
+
+class Reused(nn.Module):
+    """One dropout module called twice: two independent masks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.drop = nn.Dropout(0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.flatten(1)[:, :8]
+        return self.c(self.drop(self.b(self.drop(self.a(x).tanh()))))
+
+
+class Dynamic(nn.Module):
+    """A forward that depends on values: torch.fx cannot follow it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.drop = nn.Linear(64, 8), nn.Linear(8, 3), nn.Dropout(0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(x.flatten(1))
+        if h.abs().max() > 1e9:
+            h = h * 0
+        return self.b(self.drop(h))
+
+
+class Tokens(nn.Module):
+    """Dropout between the layers of a sequence: linear layers on more than two axes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.drop = nn.Linear(8, 6), nn.Linear(6, 3), nn.Dropout(0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.drop(F.relu(self.a(x[:, 0])))).mean(1)  # [B, 8 tokens, 8] -> [B, 3]
+
+
+def attention() -> nn.Module:
+    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.3, batch_first=True)
+    layer.self_attn.dropout = 0.0
+    return nn.Sequential(nn.Flatten(1, 2), layer, nn.Flatten(), nn.Linear(64, 3))
+
+
+def convolutions() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 3, padding=1), nn.BatchNorm2d(6), nn.Dropout2d(0.3), nn.ReLU(), nn.AvgPool2d(2),
+        nn.Conv2d(6, 5, 3), nn.LeakyReLU(), nn.Dropout2d(0.4), nn.Conv2d(5, 4, 2), nn.Dropout2d(0.2),
+        nn.Flatten(), nn.Dropout(0.1), nn.Linear(4, 3),
+    )  # fmt: skip
+
+
+def grouped() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.Dropout2d(0.5), nn.Conv2d(4, 4, 3, groups=2), nn.Dropout(0.5), nn.Flatten(),
+        nn.Linear(64, 3),
+    )  # fmt: skip
+
+
+def alpha() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.SELU(), nn.FeatureAlphaDropout(0.3), nn.Flatten(), nn.Linear(144, 8), nn.SELU(),
+        nn.AlphaDropout(0.2), nn.Linear(8, 3),
+    )  # fmt: skip
+
+
+def ending_in_dropout() -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 3), nn.Dropout(0.5))
+
+
+def beginning_with_dropout() -> nn.Module:
+    return nn.Sequential(nn.Dropout(0.2), nn.Flatten(), nn.Dropout(1.0), nn.Linear(64, 3))
+
+
+def one_dimensional() -> nn.Module:
+    return nn.Sequential(
+        nn.Flatten(2), nn.Conv1d(1, 4, 3, bias=False), nn.Dropout1d(0.5), nn.ReLU(), nn.MaxPool1d(2), nn.Flatten(),
+        nn.Linear(124, 3, bias=False),
+    )  # fmt: skip
+
+
+def three_dimensional() -> nn.Module:
+    return nn.Sequential(
+        nn.Unflatten(2, (2, 4)), nn.Conv3d(1, 4, 2), nn.Dropout3d(0.5), nn.Conv3d(4, 3, (1, 2, 2)), nn.Flatten(),
+        nn.Linear(3 * 1 * 2 * 6, 3),
+    )  # fmt: skip
+
+
+MODULES = {
+    "batchbald_cnn": lambda: make_network("batchbald_cnn", (1, 20, 20), 3)(),
+    "gal2017_cnn": lambda: make_network("gal2017_cnn", (1, 8, 8), 3)(),
+    "mlp": lambda: make_network("mlp", (1, 8, 8), 3, hidden=(16, 12))(),
+    "functional": Functional,
+    "residual": Residual,
+    "reused": Reused,
+    "dynamic": Dynamic,
+    "tokens": Tokens,
+    "attention": attention,
+    "convolutions": convolutions,
+    "grouped": grouped,
+    "alpha": alpha,
+    "ending_in_dropout": ending_in_dropout,
+    "beginning_with_dropout": beginning_with_dropout,
+    "one_dimensional": one_dimensional,
+    "three_dimensional": three_dimensional,
+}
+
+
+def inputs(name: str, n: int) -> Tensor:
+    side = 20 if name == "batchbald_cnn" else 8
+    return torch.randn(n, 1, side, side, generator=torch.Generator().manual_seed(1), dtype=torch.double)

@@ -1,0 +1,248 @@
+"""MC-dropout: thinned sub-networks are the network with masks, and a draw is one function."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from activebdl import MCDropout, Training, UserError
+from activebdl.data import Labelled
+from activebdl.posteriors.mc_dropout import DropoutPosterior, MaskedDraws, ThinnedDraws
+from torch import Tensor, nn
+
+from tests.posteriors.modules import MODULES, inputs
+
+EVERY = pytest.mark.parametrize("name", MODULES)
+
+
+def made(name: str) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = MODULES[name]().double()
+        for child in module.modules():  # statistics that are not the neutral ones
+            if isinstance(child, nn.BatchNorm2d):
+                child.running_mean.normal_()  # type: ignore[union-attr]
+                child.running_var.uniform_(0.5, 2)  # type: ignore[union-attr]
+    return module.eval().requires_grad_(False)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def posterior(name: str, thin: bool = True) -> DropoutPosterior:
+    return DropoutPosterior(made(name), inputs(name, 2), thin=thin)
+
+
+@EVERY
+def test_thinned_draws_equal_the_whole_network_with_its_masks(name: str) -> None:
+    x = inputs(name, 9)
+    thinned = posterior(name).draw(12, generator=seeded())
+    plain = posterior(name, thin=False).draw(12, generator=seeded())
+    assert isinstance(plain, MaskedDraws)
+    assert isinstance(thinned, MaskedDraws if name in ("dynamic", "attention") else ThinnedDraws)
+    torch.testing.assert_close(thinned.log_probs(x), plain.log_probs(x), rtol=0, atol=1e-12)
+    assert name == "beginning_with_dropout" or len(plain.log_probs(x)[0].unique(dim=0)) > 1
+
+
+@EVERY
+def test_masks_are_those_of_torch_in_training(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The network in train mode, with torch's own dropout fed our masks, gives our draw."""
+    x, given = inputs(name, 4), posterior(name, thin=False)
+    draws = given.draw(1, generator=seeded(3))
+    assert isinstance(draws, MaskedDraws)
+    ours = draws.log_probs(x)[:, 0]
+    masks = iter(draws.masks[0].values())
+    sites = iter(draws.sites.values())
+
+    def forward(self: nn.Module, x: Tensor) -> Tensor:
+        keep, site = next(masks).double(), next(sites)
+        assert tuple(keep.shape) == site.shape
+        if not isinstance(self, nn.AlphaDropout | nn.FeatureAlphaDropout):
+            return x * keep / (1 - site.p) if site.p < 1 else x * 0
+        a = ((1 - site.p) * (1 + site.p * 1.7580993408473766**2)) ** -0.5
+        return a * (x * keep - 1.7580993408473766 * (1 - keep)) + a * site.p * 1.7580993408473766
+
+    for kind in (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout):
+        monkeypatch.setattr(kind, "forward", forward)
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        expected = given.module(x).log_softmax(-1)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(True)
+    torch.testing.assert_close(ours, expected, rtol=0, atol=1e-12)
+
+
+@EVERY
+def test_a_draw_is_one_function(name: str) -> None:
+    """Whatever the batch, its size, its order, and what else is in it."""
+    x = inputs(name, 10)
+    draws = posterior(name).draw(3, generator=seeded())
+    whole = draws.log_probs(x)
+    order = torch.randperm(10, generator=seeded(5))
+    torch.testing.assert_close(draws.log_probs(x[order]), whole[order], rtol=0, atol=1e-12)
+    for size in (1, 3, 7):
+        parts = torch.cat([draws.log_probs(part) for part in x.split(size)])
+        torch.testing.assert_close(parts, whole, rtol=0, atol=1e-12)
+    same = draws.log_probs(x[:1].repeat(6, 1, 1, 1))
+    torch.testing.assert_close(same, same[:1].expand_as(same), rtol=0, atol=1e-13)
+
+
+@EVERY
+def test_the_first_draws_are_the_same_however_many_there_are(name: str) -> None:
+    x = inputs(name, 4)
+    few = posterior(name).draw(2, generator=seeded()).log_probs(x)
+    many = posterior(name).draw(7, generator=seeded()).log_probs(x)
+    torch.testing.assert_close(many[:, :2], few, rtol=0, atol=1e-13)
+    assert not torch.equal(posterior(name).draw(7, generator=seeded(1)).log_probs(x), many) or "beginning" in name
+
+
+@EVERY
+@pytest.mark.parametrize("thin", [True, False])
+@pytest.mark.parametrize("training", [True, False])
+def test_sampling_leaves_the_module_as_it_was(name: str, thin: bool, training: bool) -> None:
+    given = posterior(name, thin)
+    given.module.train(training)
+    first = next(iter(given.module.children()))
+    first.train(not training)  # modes may differ within a module
+    before = {key: value.clone() for key, value in given.module.state_dict().items()}
+    modes = [child.training for child in given.module.modules()]
+    hooks = [len(child._forward_hooks) for child in given.module.modules()]
+    given.draw(3, generator=seeded()).log_probs(inputs(name, 3))
+    with pytest.raises(RuntimeError):  # the linear layers read float64
+        given.draw(3, generator=seeded()).log_probs(inputs(name, 3).float())
+    assert [child.training for child in given.module.modules()] == modes
+    assert [len(child._forward_hooks) for child in given.module.modules()] == hooks
+    assert all(torch.equal(value, before[key]) for key, value in given.module.state_dict().items())
+
+
+def test_the_mean_over_many_masks_is_the_linear_layer_itself() -> None:
+    """E[mask] = 1, so for a linear network the draws' logits average to the network without dropout."""
+    module = nn.Sequential(nn.Dropout(0.3), nn.Linear(6, 2)).double().eval().requires_grad_(False)
+    x = torch.randn(1, 6, generator=seeded(), dtype=torch.double)
+    draws = DropoutPosterior(module, x.repeat(2, 1)).draw(20_000, generator=seeded())
+    log_probs = draws.log_probs(x)[0]
+    logits = log_probs[:, 0] - log_probs[:, 1]  # what softmax leaves of two logits is their difference
+    expected = module(x)[0, 0] - module(x)[0, 1]
+    error = logits.std() / 20_000**0.5
+    assert abs(float(logits.mean() - expected)) < 4.5 * float(error)
+
+
+@pytest.mark.parametrize("name", ["batchbald_cnn", "gal2017_cnn", "mlp"])
+def test_float32_agrees_with_float64(name: str) -> None:
+    x, module = inputs(name, 5), made(name)
+    exact = DropoutPosterior(module, x[:2]).draw(8, generator=seeded()).log_probs(x)
+    rough = DropoutPosterior(module.float(), x[:2].float()).draw(8, generator=seeded()).log_probs(x.float())
+    assert rough.dtype == torch.float32
+    torch.testing.assert_close(rough.double(), exact, rtol=0, atol=1e-5)
+
+
+def test_low_precision_networks_give_float32_log_probs() -> None:
+    module = made("mlp").bfloat16()
+    x = inputs("mlp", 3).bfloat16()
+    log_probs = DropoutPosterior(module, x[:2]).draw(4, generator=seeded()).log_probs(x)
+    assert log_probs.dtype == torch.float32
+    torch.testing.assert_close(log_probs.exp().sum(-1), torch.ones(3, 4))
+
+
+# ---- what is computed once ----
+
+
+def test_what_comes_before_the_first_dropout_is_computed_once() -> None:
+    calls: dict[str, int] = {}
+    module = made("batchbald_cnn")
+    for name, child in module.named_children():
+        child.register_forward_hook(lambda *_, name=name: calls.update({name: calls.get(name, 0) + 1}))
+    x = inputs("batchbald_cnn", 3)
+    draws = DropoutPosterior(module, x[:2]).draw(10, generator=seeded())
+    calls.clear()
+    draws.log_probs(x)
+    # convolution, pooling and relu up to the second convolution: the dropout sank through two of them
+    assert {name: calls.get(name, 0) for name in ("0", "2", "3")} == {"0": 1, "2": 1, "3": 1}
+
+
+def test_dropped_channels_are_not_computed() -> None:
+    draws = posterior("batchbald_cnn").draw(4, generator=seeded())
+    assert isinstance(draws, ThinnedDraws)
+    for plan in draws.plans:
+        second = next(weights.weight for weights in plan.weights.values() if weights.weight.dim() == 4)
+        live = next(iter(plan.live.values()))
+        assert second.shape[1] == len(live) < 32
+        assert second.shape[0] < 64
+
+
+@pytest.mark.parametrize("name", ["three_dimensional", "convolutions", "functional", "one_dimensional", "mlp"])
+def test_a_draw_that_drops_everything_is_a_constant(name: str) -> None:
+    given, plain = posterior(name), posterior(name, thin=False)
+    assert given.graph is not None
+    nothing = {key: torch.zeros(site.shape, dtype=torch.bool) for key, site in given.sites.items()}
+    thinned = ThinnedDraws(given.module, given.graph, [given.graph.plan(nothing)])
+    whole = MaskedDraws(plain.module, plain.sites, [dict(zip(plain.sites, nothing.values(), strict=True))])
+    x = inputs(name, 4)
+    torch.testing.assert_close(thinned.log_probs(x), whole.log_probs(x), rtol=0, atol=1e-12)
+    assert torch.equal(whole.log_probs(x), whole.log_probs(x)[:1].expand(4, -1, -1))
+
+
+# ---- modules that cannot be held fixed ----
+
+
+class FunctionalDropout(nn.Module):
+    def __init__(self, p: float = 0.5, module_too: bool = False) -> None:
+        super().__init__()
+        self.p, self.fc = p, nn.Linear(2, 3)
+        self.drop = nn.Dropout(0.5) if module_too else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.drop(F.dropout(x, self.p, training=self.training)))
+
+
+REFUSED: list[tuple[Callable[[], nn.Module], str]] = [
+    (lambda: nn.Linear(2, 3), "has no nn.Dropout module with p > 0"),
+    (lambda: nn.Sequential(nn.Dropout(0.0), nn.Linear(2, 3)), "has no nn.Dropout module with p > 0"),
+    (FunctionalDropout, "calls F.dropout in its forward"),
+    (lambda: FunctionalDropout(module_too=True), "calls F.dropout in its forward"),
+]
+
+
+def labelled(n: int = 6) -> Labelled:
+    return Labelled(torch.randn(n, 2, generator=seeded()), torch.arange(n) % 3, 3)
+
+
+@pytest.mark.parametrize(("network", "message"), REFUSED)
+def test_a_module_without_dropout_modules_is_refused_before_training(
+    network: Callable[[], nn.Module], message: str
+) -> None:
+    steps: list[int] = []
+    with pytest.raises(UserError, match=message):
+        MCDropout(Training(steps=2)).fit(network, labelled(), generator=seeded(), on_step=lambda: steps.append(1))
+    assert steps == []
+
+
+def test_dropout_inside_recurrent_layers_is_refused() -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn, self.drop, self.fc = nn.GRU(2, 4, 2, dropout=0.5), nn.Dropout(0.5), nn.Linear(4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(self.drop(self.rnn(x)[0]))
+
+    with pytest.raises(UserError, match=r"drops inside GRU\(dropout=...\)"):
+        MCDropout(Training(steps=2)).fit(Recurrent, labelled(), generator=seeded())
+
+
+def test_functional_dropout_that_drops_nothing_is_no_trouble() -> None:
+    MCDropout(Training(steps=2)).fit(
+        lambda: nn.Sequential(FunctionalDropout(p=0.0), nn.Dropout(0.5)), labelled(), generator=seeded()
+    )
+
+
+def test_a_fit_depends_on_its_generator_alone() -> None:
+    def weights(seed: int) -> list[float]:
+        torch.rand(3)
+        network = lambda: nn.Sequential(nn.Linear(2, 4), nn.Dropout(0.5), nn.Linear(4, 3))  # noqa: E731
+        fitted = MCDropout(Training(steps=5)).fit(network, labelled(), generator=seeded(seed))
+        return torch.cat([p.flatten() for p in fitted.module.parameters()]).tolist()
+
+    assert weights(0) == weights(0)
+    assert weights(0) != weights(1)
