@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from activebdl.errors import UserError
-from activebdl.posteriors._modes import evaluating
+from activebdl.posteriors._shared import evaluating
 
 UNIT_DROPOUT = (nn.Dropout, nn.AlphaDropout)
 CHANNEL_DROPOUT = (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.FeatureAlphaDropout)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from activebdl.data.dataset import Labelled
 from activebdl.posteriors import posterior
-from activebdl.posteriors._modes import evaluating
+from activebdl.posteriors._shared import evaluating, log_softmax
 from activebdl.training import Training, train
 
 
@@ -68,5 +68,5 @@ class PointDraws:
     def log_probs(self, x: Tensor) -> Tensor:
         """``[B, ...] -> [B, K, C]``; the K entries share their memory."""
         with evaluating(self.module), torch.inference_mode():
-            log_probs = self.module(x).float().log_softmax(dim=-1)
+            log_probs = log_softmax(self.module(x))
         return log_probs[:, None, :].expand(-1, self.count, -1)

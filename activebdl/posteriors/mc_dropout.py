@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from activebdl.data.dataset import Labelled
 from activebdl.posteriors import posterior
 from activebdl.posteriors._masks import Site, check_dropout, draw_masks, find_sites, run_with_masks
-from activebdl.posteriors._modes import evaluating
+from activebdl.posteriors._shared import evaluating, log_softmax
 from activebdl.posteriors._thinning import DrawPlan, ThinnedGraph
 from activebdl.training import Training, train
 
@@ -102,7 +102,7 @@ class ThinnedDraws:
         with evaluating(self.module), torch.inference_mode():
             trunk = self.graph.run_trunk(x)
             logits = [self.graph.run_draw(trunk, plan) for plan in self.plans]  # K times [B, C]
-            return _log_softmax(torch.stack(logits, dim=1))
+            return log_softmax(torch.stack(logits, dim=1))
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class MaskedDraws:
         """``[B, ...] -> [B, K, C]``."""
         with torch.inference_mode():
             logits = [run_with_masks(self.module, x, masks, self.sites) for masks in self.masks]
-            return _log_softmax(torch.stack(logits, dim=1))
+            return log_softmax(torch.stack(logits, dim=1))
 
 
 def _thinned(module: nn.Module, example: Tensor) -> ThinnedGraph | None:
@@ -133,7 +133,3 @@ def _thinned(module: nn.Module, example: Tensor) -> ThinnedGraph | None:
     except (fx.proxy.TraceError, TypeError, AttributeError, NotImplementedError, RuntimeError):
         return None
 
-
-def _log_softmax(logits: Tensor) -> Tensor:
-    """In float32 or better, whatever the network computes in."""
-    return (logits if logits.dtype == torch.float64 else logits.float()).log_softmax(dim=-1)

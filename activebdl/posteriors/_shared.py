@@ -1,9 +1,10 @@
-"""Modules in eval mode for a while, and back again whatever happens."""
+"""What every posterior does alike: modules in eval mode for a while, and log-probabilities of logits."""
 
 import contextlib
 from collections.abc import Iterator
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 
 @contextlib.contextmanager
@@ -17,3 +18,8 @@ def evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for child in training:
             child.training = True
+
+
+def log_softmax(logits: Tensor) -> Tensor:
+    """Log-probabilities over the last axis, in float32 or better, whatever the network computes in."""
+    return (logits if logits.dtype == torch.float64 else logits.float()).log_softmax(dim=-1)

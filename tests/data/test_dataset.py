@@ -1,0 +1,117 @@
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from activebdl import ActiveDataset, Normalise, UserError, load
+from activebdl.data import StreamedInputs
+from activebdl.data.dataset import chunks
+from torch import Tensor
+from torch.utils.data import Dataset
+
+
+class Squares(Dataset[tuple[Tensor, int]]):
+    """Item i is (i, i squared); it remembers what was read."""
+
+    def __init__(self, n: int) -> None:
+        self.n, self.read = n, list[int]()
+
+    def __len__(self) -> int:
+        return self.n
+
+    def __getitem__(self, i: int) -> tuple[Tensor, int]:
+        self.read.append(i)
+        return torch.tensor([float(i), float(i * i)]), i % 3
+
+
+def test_normalise_is_the_formula_per_channel() -> None:
+    x = torch.randint(0, 256, (5, 2, 3, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    normalised = Normalise(255.0, (0.1, 0.2), (0.5, 2.0))(x)
+    expected = (x.double() / 255 - torch.tensor([0.1, 0.2]).view(2, 1, 1)) / torch.tensor([0.5, 2.0]).view(2, 1, 1)
+    assert normalised.dtype == torch.float32
+    torch.testing.assert_close(normalised.double(), expected.double(), rtol=0, atol=1e-5)
+    assert Normalise()(torch.zeros(1, 2, dtype=torch.double)).dtype == torch.double
+
+
+def test_the_users_own_arrays() -> None:
+    pool = np.arange(40, dtype=np.uint8).reshape(10, 4)
+    labels = np.arange(10, dtype=np.int32) % 3
+    data = ActiveDataset.from_arrays(pool, labels, pool[:6], labels[:6])
+    assert data.input_shape == (4,)
+    assert data.classes == ("0", "1", "2")
+    assert isinstance(data.pool, Tensor)
+    assert data.pool.dtype == torch.uint8  # as stored
+    assert float(data.normalise(data.pool).max()) == pytest.approx(39 / 255)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_map_style_dataset_is_streamed_in_order(workers: int) -> None:
+    source = Squares(1000)
+    data = ActiveDataset.from_datasets(source, Squares(9), classes=["a", "b", "c"], workers=workers)
+    ids = torch.tensor([999, 3, 500, 7, 7])
+    stacks = list(chunks(data.pool, ids, 2))
+    assert [len(stack) for stack in stacks] == [2, 2, 1]
+    assert torch.cat(stacks)[:, 0].tolist() == ids.tolist()
+    assert data.test_labels.tolist() == [i % 3 for i in range(9)]
+    assert len(source.read) < 10  # never the whole of it
+
+
+def test_a_streamed_item_is_its_input_without_the_label() -> None:
+    inputs = StreamedInputs(Squares(10))
+    assert inputs.item(3).tolist() == [3.0, 9.0]
+    assert inputs[torch.tensor([4, 2])].tolist() == [[4.0, 16.0], [2.0, 4.0]]
+    assert len(inputs) == 10
+
+
+X, Y = torch.zeros(4, 2), torch.tensor([0, 1, 2, 0])
+WITH_NAN = X.clone().index_fill_(0, torch.tensor([2]), torch.nan)
+WITH_INF = X.clone().index_fill_(0, torch.tensor([1]), -torch.inf)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((WITH_NAN, Y, X, Y), "pool input of item 2 holds NaN or infinity"),
+        ((X, Y, WITH_INF, Y), "test input of item 1 holds NaN"),
+        ((X, Y[:3], X, Y), r"pool set has 4 items but labels of shape \(3,\)"),
+        ((X, Y.float(), X, Y), "labels must be one integer per item"),
+        ((X, Y[:, None], X, Y), "labels must be one integer per item"),
+        ((X, torch.tensor([0, 1, -1, 0]), X, Y), "pool label of item 2 is -1; labels run from 0 to 2"),
+        ((X[:0], Y[:0], X, Y), "at least one pool item"),
+        ((X, Y * 0, X, Y * 0), "at least two classes"),
+        ((torch.zeros(4), Y, X, Y), "at least two axes"),
+    ],
+)
+def test_data_that_cannot_be_is_refused(arguments: tuple[Any, ...], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        ActiveDataset.from_arrays(*arguments)
+
+
+def test_more_classes_in_labels_than_names_is_refused() -> None:
+    with pytest.raises(UserError, match="label of item 2 is 2; labels run from 0 to 1"):
+        ActiveDataset.from_arrays(X, Y, X, Y, classes=["a", "b"])
+
+
+def test_digits_are_whole_and_split_once_for_all() -> None:
+    data = load("digits")
+    assert len(data.pool) == 1297
+    assert len(data.test) == 500
+    assert data.labels is not None
+    from sklearn.datasets import load_digits
+
+    counts = np.bincount(load_digits().target)
+    both = torch.cat([data.labels, data.test_labels]).bincount().numpy()
+    assert both.tolist() == counts.tolist()
+    x = data.normalise(data.pool[torch.arange(1297)])
+    assert abs(float(x.mean())) < 0.1
+    assert abs(float(x.std()) - 1) < 0.1
+
+
+def test_an_option_that_a_dataset_does_not_take_is_told() -> None:
+    with pytest.raises(UserError, match="'unbalanced_mnist' takes no option 'kep'; its options: keep, rare, seed"):
+        load("unbalanced_mnist", kep=0.5)
+
+
+def test_a_function_that_makes_no_dataset_is_told() -> None:
+    with pytest.raises(UserError, match="returned str; it must return an ActiveDataset"):
+        load("os:getcwd")
