@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import os
 import sys
 from collections.abc import Callable
 from enum import StrEnum
@@ -194,6 +195,8 @@ def ui(
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command line and exits: 0 done, 2 a mistake of the user's, 130 stopped from the keyboard."""
+    # Threads that wait by spinning would starve whatever shares the cores, at a gain of a tenth when nothing does.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app(arguments)
     except UserError as error:

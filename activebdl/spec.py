@@ -116,6 +116,10 @@ def read_spec(source: str, changes: Mapping[str, Any] | None = None) -> RunSpec:
     for key, value in (changes or {}).items():
         _change(tree, key.split("."), value)
         lines.pop(tuple(key.split(".")), None)
+    for key, field in RunSpec.model_fields.items():
+        given = tree.get(key)
+        if isinstance(given, dict) and "name" not in given and isinstance(field.default, Named):
+            tree[key] = {"name": field.default.name, **cast(dict[str, Any], given)}  # options alone: of the default
     return validate(tree, name, lines)
 
 

@@ -1,0 +1,173 @@
+"""The command line as a user meets it, in processes of its own, on digits."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ACTIVEBDL = [sys.executable, "-m", "activebdl"]
+QUICK = ["--no-mlflow", "--set", "posterior.training.steps=20", "--draws", "4", "--budget", "60"]
+
+
+def activebdl(folder: Path, *arguments: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    result = subprocess.run(
+        [*ACTIVEBDL, *arguments], cwd=folder, capture_output=True, text=True, timeout=240, check=False
+    )
+    if check:
+        assert result.returncode == 0, result.stderr
+    return result
+
+
+def test_a_run_tells_each_round_a_table_and_where_to_look(tmp_path: Path) -> None:
+    told = activebdl(tmp_path, "run", "digits-small", "--seed", "3", *QUICK).stdout
+    assert "pool 1,297, test 500, 3 rounds from 20 to 60 labels, on cpu" in told
+    assert re.findall(r"^ +(\d+) +\d+\.\d\d % +\d", told, re.MULTILINE) == ["20", "40", "60"]
+    assert "to 90%" in told
+    folder = tmp_path / "runs" / "digits-small-bald-mc_dropout-seed3"
+    assert f"kept in   {folder.relative_to(tmp_path)}" in told
+    assert "steps: 20" in (folder / "spec.yaml").read_text()
+    assert "finished" in activebdl(tmp_path, "list", "runs").stdout
+
+
+def test_a_second_run_of_the_same_name_leaves_the_first_alone(tmp_path: Path) -> None:
+    for _ in range(2):
+        activebdl(tmp_path, "run", "digits-small", "--strategy", "random", "--name", "mine", *QUICK)
+    assert sorted(folder.name for folder in (tmp_path / "runs").iterdir()) == ["mine", "mine-2"]
+
+
+def test_a_comparison_shares_the_start_goes_on_and_can_be_widened(tmp_path: Path) -> None:
+    command = ["compare", "digits-small", "--strategies", "bald,random", *QUICK]
+    first = activebdl(tmp_path, *command, "--seeds", "1").stdout
+    rows = [line.split()[1] for line in first.splitlines() if re.match(r" +20 +\d+\.\d+ % +\d", line)]
+    assert len(set(rows)) == 1
+    folder = tmp_path / "runs" / "digits-small"
+    assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert len((folder / "curves.csv").read_text().splitlines()) == 1 + 2 * 3
+    journals = {path: path.stat().st_mtime_ns for path in folder.rglob("journal.sqlite")}
+    second = activebdl(tmp_path, *command, "--seeds", "0,1").stdout
+    assert second.count("finished before") == 2
+    assert {path: path.stat().st_mtime_ns for path in journals} == journals
+    assert len((folder / "curves.csv").read_text().splitlines()) == 1 + 4 * 3
+    assert "±" in (folder / "table.txt").read_text()
+
+
+def test_a_log_file_has_no_progress_bars(tmp_path: Path) -> None:
+    result = activebdl(tmp_path, "run", "digits-small", *QUICK)
+    assert result.stderr == ""
+    assert "\r" not in result.stdout
+
+
+def test_the_lists_name_what_there_is(tmp_path: Path) -> None:
+    told = activebdl(tmp_path, "list").stdout
+    for name in ("mnist-gal2017", "variation_ratios", "mc_dropout", "gal2017_cnn", "unbalanced_mnist", "none yet"):
+        assert name in told
+
+
+def test_a_dataset_is_told(tmp_path: Path) -> None:
+    told = activebdl(tmp_path, "data", "digits").stdout
+    assert "pool 1,297, test 500, items of 1 x 8 x 8" in told
+
+
+def test_ones_own_oracle_strategy_and_network_by_file(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "import torch\nfrom torch import nn\nfrom activebdl import load\n"
+        "truth = load('digits').labels\n"
+        "def oracle(items, ids):\n    return truth[ids]\n"
+        "def surprise(log_probs):\n    return -log_probs.exp().mean(1).amax(1)\n"
+        "def network(input_shape, classes):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Dropout(0.2), nn.Linear(32, classes))\n"
+    )
+    own = ["--oracle", "mine.py:oracle", "--strategy", "mine.py:surprise", "--network", "mine.py:network"]
+    told = activebdl(tmp_path, "run", "digits-small", *own, *QUICK).stdout
+    assert "runs/digits-small-surprise-mc_dropout-seed0" in told
+
+
+MISTAKES: list[tuple[list[str], str]] = [
+    (["run", "mnits"], "Unknown preset 'mnits'. Known: digits-small, mnist-1000, mnist-gal2017"),
+    (["run", "digits-small", "--strategy", "balt"], "Unknown strategy 'balt'. Known: bald"),
+    (["run", "digits-small", "--posterior", "mc"], "Unknown posterior 'mc'. Known: map, mc_dropout"),
+    (["run", "digits-small", "--data", "digit"], "Unknown dataset 'digit'. Known: digits"),
+    (["run", "digits-small", "--network", "cnn"], "Unknown network 'cnn'. Known: batchbald_cnn"),
+    (["run", "digits-small", "--oracle", "me"], "Unknown oracle 'me'. Known: dataset"),
+    (["run", "digits-small", "--budget", "10"], "The budget of 10 labels is below the initial size of 20"),
+    (["run", "digits-small", "--budget", "2000"], "above the pool, which has 1297 items"),
+    (["run", "digits-small", "--query-size", "0"], "The query size is 0"),
+    (["run", "digits-small", "--draws", "1"], "so it needs at least 2, and draws is 1"),
+    (["run", "digits-small", "--posterior", "map"], "those of MAP never do"),
+    (["run", "digits-small", "--device", "abacus"], "device 'abacus' cannot be used"),
+    (["run", "digits-small", "--set", "budget"], "--set takes KEY=VALUE"),
+    (["run", "bad.yaml"], "bad.yaml, line 2: there is no setting 'budgt'"),
+    (["run", "digits-small", "--oracle", "bad.py:wrong_shape"], "asked for 20 labels and gave an answer of shape [1]"),
+    (["run", "digits-small", "--oracle", "bad.py:out_of_range"], "the label 10; labels run from 0 to 9"),
+    (["run", "digits-small", "--data", "bad.py:with_nan"], "pool input of item 3 holds NaN"),
+    (["run", "digits-small", "--set", "posterior.training.learning_rate=1e30"], "The loss became nan at step"),
+    (["run", "digits-small", "--runs", "file"], "cannot be written"),
+    (["compare", "digits-small", "--seeds", "x"], "--seeds takes how many (3) or which ones (0,1,2), not 'x'"),
+    (["resume", "nothing"], "There is no run 'nothing' in 'runs'. Known: none yet"),
+]
+
+BAD_FILE = """
+import torch
+from activebdl import ActiveDataset
+def wrong_shape(items): return [0]
+def out_of_range(items): return [10] * len(items)
+def with_nan():
+    x, y = torch.rand(50, 1, 8, 8), torch.arange(50) % 10
+    x[3] = float("nan")
+    return ActiveDataset.from_arrays(x, y, x[10:], y[10:])
+"""
+
+
+@pytest.mark.parametrize(("arguments", "message"), MISTAKES)
+def test_a_users_mistake_is_one_clear_sentence_and_exit_code_2(
+    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """In this process, for speed; the exit code of a real one is checked below."""
+    from activebdl.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.py").write_text(BAD_FILE)
+    (tmp_path / "bad.yaml").write_text("dataset: digits\nbudgt: 3\n")
+    (tmp_path / "file").write_text("")
+    mlflow = [] if arguments[0] == "list" else ["--no-mlflow"]
+    with pytest.raises(SystemExit) as exit:
+        main([*arguments, *mlflow])
+    assert exit.value.code == 2
+    told = capfd.readouterr().err.strip()
+    assert message in told
+    assert told.startswith("Error: ")
+    assert "\n" not in told
+    assert "Traceback" not in told
+
+
+def test_a_mistake_in_a_real_process(tmp_path: Path) -> None:
+    result = activebdl(tmp_path, "run", "mnits", check=False)
+    assert result.returncode == 2
+    assert result.stderr.startswith("Error: Unknown preset")
+    assert result.stdout == ""
+    assert not (tmp_path / "runs").exists()
+    assert activebdl(tmp_path, "run", "--no-such-option", check=False).returncode == 2
+
+
+def test_the_core_imports_without_what_only_the_command_line_needs(tmp_path: Path) -> None:
+    """On a machine that has torch and numpy alone."""
+    code = (
+        "import sys\n"
+        "for name in ('mlflow', 'pydantic', 'typer', 'matplotlib', 'scipy', 'yaml', 'tqdm', 'sklearn', 'pooch'):\n"
+        "    sys.modules[name] = None\n"
+        "import torch, activebdl\n"
+        "x, y = torch.randn(60, 2), torch.arange(60) % 3\n"
+        "data = activebdl.ActiveDataset.from_arrays(x, y, x, y)\n"
+        "net = lambda: torch.nn.Sequential(torch.nn.Linear(2, 8), torch.nn.Dropout(), torch.nn.Linear(8, 3))\n"
+        "method = activebdl.MCDropout(activebdl.Training(steps=3))\n"
+        "cycle = activebdl.ActiveLearning(data, net, posterior=method, counts=(5, 10), device='cpu')\n"
+        "print([round.n_labels for round in cycle])\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    result = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert result.stdout.strip() == "[5, 10]", result.stderr

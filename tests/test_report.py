@@ -1,0 +1,68 @@
+import csv
+import io
+
+import pytest
+from activebdl.report import Curve, by_label, plot, table, to_csv
+
+
+def curve(strategy: str, seed: int, accuracy: list[float], counts: tuple[int, ...] = (20, 40, 60)) -> Curve:
+    metrics = {"accuracy": tuple(accuracy), "nll": tuple(1 - a for a in accuracy)}
+    return Curve(strategy, "mc_dropout", seed, counts, metrics, seconds=90.0)
+
+
+CURVES = [
+    curve("bald", 0, [0.5, 0.9, 0.98]),
+    curve("random", 0, [0.5, 0.7, 0.8]),
+    curve("bald", 1, [0.6, 0.94, 0.96]),
+    curve("random", 1, [0.6, 0.8, 0.9]),
+]
+
+
+def rows(text: str) -> dict[str, str]:
+    return {line[:12].strip(): line[12:].strip() for line in text.splitlines()}
+
+
+def test_the_table_tells_means_prices_and_areas() -> None:
+    told = rows(table(CURVES))
+    assert told["labels"].split() == ["bald", "random"]
+    assert told["40"].split("  ")[0] == "92.00 ± 2.83"  # sd of .90 and .94, in percent
+    assert told["to 90%"].split() == ["40", "60", "-", "never"]
+    assert told["to 95%"].endswith("never")
+    assert told["to 98%"].split()[0] == "60"
+    assert told["mean height"].split()[0] == "84.00"  # of .82 and .86, the means of (.70, .94) and (.77, .95)
+    assert told["time a run"].split() == ["1.5", "min", "1.5", "min"]
+
+
+def test_a_single_seed_has_no_deviation() -> None:
+    told = rows(table(CURVES[:2]))
+    assert told["60"].split() == ["98.00", "%", "80.00", "%"]
+
+
+def test_a_long_table_is_thinned_but_keeps_both_ends() -> None:
+    counts = tuple(range(20, 1001, 10))
+    text = table([curve("bald", 0, [0.5] * 99, counts)], rows=10)
+    numbers = [int(line[:12].replace(",", "")) for line in text.splitlines() if line[:12].strip()[:1].isdigit()]
+    assert len(numbers) == 10
+    assert (numbers[0], numbers[-1]) == (20, 1000)
+
+
+def test_posteriors_are_told_apart_when_there_are_several() -> None:
+    other = Curve("bald", "map", 0, (20,), {"accuracy": (0.5,)})
+    assert list(by_label([*CURVES, other])) == ["bald, mc_dropout", "random, mc_dropout", "bald, map"]
+    assert list(by_label(CURVES)) == ["bald", "random"]
+
+
+def test_the_csv_holds_every_point() -> None:
+    points = list(csv.DictReader(io.StringIO(to_csv(CURVES))))
+    assert len(points) == 12
+    assert points[4] == {
+        "strategy": "random", "posterior": "mc_dropout", "seed": "0", "n_labels": "40", "accuracy": "0.7", "nll": "0.3",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("accuracy", [[0.1, 0.2, 0.3], [0.9, 0.99, 0.999], [0.5, 1.0, 1.0], [0.7, 0.7, 0.7]])
+def test_the_plot_is_a_picture_whatever_the_heights(accuracy: list[float]) -> None:
+    png = plot([curve("bald", 0, accuracy), curve("bald", 1, accuracy)], "title")
+    assert png.startswith(b"\x89PNG")
+    width, height = (int.from_bytes(png[at : at + 4], "big") for at in (16, 20))
+    assert (width, height) == (1152, 720)

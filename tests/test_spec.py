@@ -1,0 +1,116 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from activebdl import UserError
+from activebdl.build import resolved
+from activebdl.spec import Named, named_strategy, presets, read_spec, validate
+
+
+@pytest.mark.parametrize("name", presets())
+def test_every_preset_is_valid_and_survives_being_written_and_read(name: str) -> None:
+    spec = resolved(read_spec(name))
+    again = validate(yaml.safe_load(yaml.safe_dump(spec.model_dump(mode="json"))), "again")
+    assert again == spec
+    assert resolved(again) == spec
+
+
+def test_gal_2017_is_their_protocol() -> None:
+    spec = resolved(read_spec("mnist-gal2017"))
+    assert spec.label_counts() == tuple(range(20, 1001, 10))
+    assert spec.draws == 100
+    assert spec.start == "balanced"
+    assert spec.network.name == "gal2017_cnn"
+    assert spec.posterior.options["training"]["augmentation"] is None
+
+
+def test_a_file_says_only_what_differs(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("dataset: digits\nstrategy: {name: power_bald, beta: 2}\nbudget: 60\n")
+    spec = read_spec(str(file), {"posterior.training.steps": 7, "seed": 3})
+    assert spec.dataset == Named(name="digits")
+    assert spec.strategy.options == {"beta": 2}
+    assert spec.posterior.name == "mc_dropout"
+    assert spec.posterior.options == {"training": {"steps": 7}}
+    assert (spec.budget, spec.seed) == (60, 3)
+
+
+def test_a_bare_name_can_be_given_options() -> None:
+    spec = read_spec("digits-small", {"dataset.noise": 1, "strategy.beta": 3})
+    assert spec.dataset.options == {"noise": 1}
+    assert spec.strategy == Named.model_validate({"name": "bald", "beta": 3})
+
+
+def test_a_strategy_by_name_keeps_the_options_that_the_spec_has_for_it() -> None:
+    spec = read_spec("mnist-1000")
+    assert named_strategy(spec, "power_bald").options == {"beta": 4}
+    assert named_strategy(spec, "margin").options == {}
+
+
+BAD: list[tuple[str, str]] = [
+    ("dataset: mnist\nbudget: many\n", "line 2: budget should be a valid integer, not 'many'"),
+    ("dataset: mnist\nbudgt: 3\n", "line 2: there is no setting 'budgt'. Known: experiment, dataset, .*budget"),
+    ("dataset: mnist\n  budget: [1\n", "line 2: this is not YAML: mapping values are not allowed here"),
+    ("a: [1, 2\nb: 3\n", "line [12]: this is not YAML"),
+    ("- mnist\n", "line 1: a run is told by 'key: value' lines, not by a list"),
+    ("just words", "line 1: a run is told by 'key: value' lines, not by a str"),
+    ("seed: 0\ncompare:\n  strategies:\n    - bald\n    - {beta: 3}\n", "line 5: compare.strategies.1.name"),
+    ("compare:\n  seed: [1]\n", "line 2: there is no setting 'compare.seed'. Known: strategies, seeds"),
+    ("start: warm\n", "line 1: start should be 'random' or 'balanced', not 'warm'"),
+    ("draws: 0\n", "line 1: draws should be greater than or equal to 1, not 0"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), BAD)
+def test_mistakes_in_a_file_are_told_with_their_line(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError, match=f"mine.yaml, {message}"):
+        read_spec(str(file))
+
+
+def test_files_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot be read: No such file"):
+        read_spec(str(tmp_path / "none.yaml"))
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="it is not text"):
+        read_spec(str(tmp_path / "binary.yaml"))
+    with pytest.raises(UserError, match="Unknown preset 'mnits'. Known: digits-small, mnist-1000, mnist-gal2017"):
+        read_spec("mnits")
+
+
+def test_an_empty_file_is_the_default_run(tmp_path: Path) -> None:
+    (tmp_path / "empty.yaml").write_text("# nothing\n")
+    assert read_spec(str(tmp_path / "empty.yaml")).dataset.name == "mnist"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"posterior.training.stps": 3}, "training of the posterior 'mc_dropout' has no setting 'stps'; it has: steps"),
+        ({"posterior.thn": 3}, "posterior 'mc_dropout' has no setting 'thn'"),
+        ({"posterior.training.steps": "a"}, "'steps' of the training of the posterior 'mc_dropout': input should be"),
+        ({"posterior.training.optimizer": "adem"}, "'optimizer' of the .* 'adamw', 'adam' or 'sgd', not 'adem'"),
+        ({"posterior.training.augmentation": "flip"}, "Unknown augmentation 'flip'. Known: affine"),
+        ({"posterior.training.augmentation": {"name": "affine", "rot": 1}}, "augmentation 'affine' has no setting"),
+        ({"posterior.training.steps": 0}, "at least one step"),
+        ({"posterior": "mc_drop"}, "Unknown posterior 'mc_drop'. Known: map, mc_dropout"),
+        ({"network": "cnn"}, "Unknown network 'cnn'"),
+        ({"dataset": "minst"}, "Unknown dataset 'minst'"),
+        ({"budget": 10}, "below the initial size"),
+    ],
+)
+def test_mistakes_in_settings_are_told(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        resolved(read_spec("mnist-1000", changes))
+
+
+def test_a_resolved_spec_has_every_default_written_out() -> None:
+    spec = resolved(read_spec("mnist-1000", {"dataset": "repeated_mnist"}))
+    assert spec.dataset.options == {"repeats": 3, "noise": 0.1, "seed": 0}
+    assert spec.network.options == {"dropout": 0.5}
+    assert spec.posterior.options["training"]["weight_decay"] == 0.01
+    assert spec.posterior.options["training"]["augmentation"]["name"] == "affine"
+    assert spec.counts is not None
+    assert spec.counts[-1] == 1000
