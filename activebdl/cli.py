@@ -221,7 +221,7 @@ def _changes(
         "dataset": data, "network": network, "posterior": posterior, "oracle": oracle, "budget": budget,
         "query_size": query_size, "initial": initial, "draws": draws, "device": device,
     }  # fmt: skip
-    changes = {key: value for key, value in given.items() if value is not None}
+    changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
     if query_size is not None:
         changes["growth"] = 0.0  # whoever says a size wants that size every time
     for assignment in set or []:

@@ -8,7 +8,7 @@ import contextlib
 import json
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -172,9 +172,7 @@ class Journal:
 
     def round(self, round: int) -> RoundRecord | None:
         """The results of a round; None when it has not come to them yet."""
-        row = self._db.execute(
-            "SELECT n_labels, results, written_ms FROM rounds WHERE round = ?", (round,)
-        ).fetchone()
+        row = self._db.execute("SELECT n_labels, results, written_ms FROM rounds WHERE round = ?", (round,)).fetchone()
         return None if row is None else RoundRecord(row[0], json.loads(row[1]), row[2])
 
     def _make_or_check(self) -> None:
@@ -188,7 +186,7 @@ class Journal:
             self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
 
     @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
+    def _transaction(self) -> Generator[None]:
         try:
             self._db.execute("BEGIN IMMEDIATE")
             try:
@@ -235,7 +233,9 @@ def _lock(path: Path) -> FileLock:
         lock = FileLock(path.with_name(path.name + ".lock"))
         lock.acquire(timeout=0)
     except Timeout:
-        raise UserError(f"Another process is working on this run; it holds '{path}'. Wait for it, or stop it.") from None
+        raise UserError(
+            f"Another process is working on this run; it holds '{path}'. Wait for it, or stop it."
+        ) from None
     except OSError as error:
         raise UserError(f"The journal '{path}' cannot be written: {error.strerror or error}.") from error
     return lock

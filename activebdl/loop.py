@@ -4,9 +4,9 @@
     for round in cycle:
         print(round.n_labels, round.metrics["accuracy"])
 
-Round r ends with ``counts[r]`` labels and a posterior fitted to them. The items of round 0 are chosen by the start, those
-of round r + 1 by the strategy and the posterior of round r. What the journal knows is not done again, so the same
-lines start a run and resume it.
+Round r ends with ``counts[r]`` labels and a posterior fitted to them. The items of round 0 are chosen by the start,
+those of round r + 1 by the strategy and the posterior of round r. What the journal knows is not done again, so the
+same lines start a run and resume it.
 """
 
 import itertools
@@ -148,7 +148,7 @@ class ActiveLearning:
             yield self._record(journal, belief, [(a, s) for a, s in new if a.label != ABSTAIN], seconds)
 
     def _select(self, journal: Journal, belief: "Belief", round: int, attempt: int, quantity: int) -> Asked:
-        """draw -> score -> select, and the request is in the journal before anyone is asked."""
+        """Draw -> score -> select, and the request is in the journal before anyone is asked."""
         pool = belief.pool
         if quantity > len(pool.unlabelled):
             raise UserError(
@@ -197,7 +197,7 @@ class ActiveLearning:
         new: list[tuple[Annotation, float | None]],
         seconds: dict[str, float],
     ) -> Round:
-        """fit -> draw -> evaluate -> record, unless the journal has the round already."""
+        """Fit -> draw -> evaluate -> record, unless the journal has the round already."""
         record = journal.round(belief.round)
         if record is None:
             results = belief.evaluate()
@@ -349,4 +349,3 @@ def _scores(selection: Selection) -> tuple[float | None, ...]:
     if selection.scores is None:
         return (None,) * len(selection.ids)
     return tuple(float(score) for score in selection.scores)
-

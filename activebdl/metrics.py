@@ -27,7 +27,7 @@ def brier(log_probs: Tensor, labels: Tensor) -> float:
 
 
 def ece(log_probs: Tensor, labels: Tensor, bins: int = 15) -> float:
-    """Expected calibration error (Naeini et al. 2015): the mean gap of confidence and accuracy over equal-width bins."""
+    """Expected calibration error (Naeini et al. 2015): mean gap of confidence and accuracy over equal-width bins."""
     _, confidence, correct, count = reliability(log_probs, labels, bins)
     return float(((confidence - correct).abs() * count).sum() / count.sum())
 

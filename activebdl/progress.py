@@ -7,7 +7,7 @@ A `Progress` is called with a phase and a total, and gives a context in which it
 """
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -16,13 +16,13 @@ Progress = Callable[[str, int], AbstractContextManager[Advance]]
 
 
 @contextlib.contextmanager
-def silent(phase: str, total: int) -> Iterator[Advance]:
+def silent(phase: str, total: int) -> Generator[Advance]:
     """Shows nothing."""
     yield lambda count: None
 
 
 @contextlib.contextmanager
-def bars(phase: str, total: int) -> Iterator[Advance]:
+def bars(phase: str, total: int) -> Generator[Advance]:
     """A tqdm bar, gone when the phase is done; nothing in a log file, where the lines of the rounds say enough."""
     if total == 0:
         yield lambda count: None
@@ -32,7 +32,7 @@ def bars(phase: str, total: int) -> Iterator[Advance]:
 
 
 @contextlib.contextmanager
-def rounds_bar(total: int, done: int) -> Iterator[Advance]:
+def rounds_bar(total: int, done: int) -> Generator[Advance]:
     """The bar of the whole run, under which the phases have theirs.
 
     Args:

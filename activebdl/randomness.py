@@ -6,7 +6,7 @@ same seed share their initial set. Nothing in the project reads torch's global g
 
 import contextlib
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import torch
 
@@ -24,7 +24,7 @@ def generator(seed: int, round: int, purpose: str) -> torch.Generator:
 
 
 @contextlib.contextmanager
-def global_rng_from(generator: torch.Generator, device: torch.device) -> Iterator[None]:
+def global_rng_from(generator: torch.Generator, device: torch.device) -> Generator[None]:
     """Seeds torch's global generators from ``generator`` inside the block, and puts them back afterwards.
 
     Weight initialisation and ``nn.Dropout`` know only the global generators; this is how they obey ours.

@@ -1,13 +1,13 @@
 """Runs on the disk: a folder for each, in which a journal holds all that is needed to go on with it.
 
-    runs/NAME/journal.sqlite     the spec, what was asked and answered, how each round went
-    runs/NAME/spec.yaml          the spec once more, for people
+runs/NAME/journal.sqlite     the spec, what was asked and answered, how each round went
+runs/NAME/spec.yaml          the spec once more, for people
 """
 
 import contextlib
 import re
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,11 +48,11 @@ class Tracking(Protocol):
 
 class _NoTracking:
     @contextlib.contextmanager
-    def run(self, spec: RunSpec, name: str, uid: str) -> Iterator[TrackRound]:
+    def run(self, spec: RunSpec, name: str, uid: str) -> Generator[TrackRound]:
         yield lambda dataset, round: None
 
     @contextlib.contextmanager
-    def comparison(self, name: str) -> Iterator[Tracking]:
+    def comparison(self, name: str) -> Generator[Tracking]:
         yield self
 
 
@@ -74,7 +74,9 @@ def free_folder(runs: Path, name: str) -> Path:
     return folder
 
 
-def start(spec: RunSpec, folder: Path, *, tracking: Tracking = NO_TRACKING, dataset: ActiveDataset | None = None) -> Curve:
+def start(
+    spec: RunSpec, folder: Path, *, tracking: Tracking = NO_TRACKING, dataset: ActiveDataset | None = None
+) -> Curve:
     """Makes the folder and runs the spec in it, to the end.
 
     Args:

@@ -21,6 +21,10 @@ Progress = Callable[[int], object]
 """Told how many items are done."""
 
 
+def ignore(count: int) -> None:
+    """Tells nobody."""
+
+
 @dataclass(frozen=True)
 class Scorer:
     """K draws of a posterior, ready to look at any items of one collection of inputs.
@@ -39,7 +43,7 @@ class Scorer:
     normalise: Normalise
     device: torch.device
     chunk: int | None = None
-    on_items: Progress = lambda count: None
+    on_items: Progress = ignore
 
     def reduce(self, ids: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
         """Applies ``f(log_probs [B, K, C]) -> [B, ...]`` chunk by chunk and joins the results, in the order of ids.
@@ -79,7 +83,9 @@ class Scorer:
 
         values = self.reduce(ids, checked)
         if bool(values.isnan().any()):
-            raise UserError(f"The score of item {int(ids[values.isnan()][0])} is NaN; a score must be a number or -inf.")
+            raise UserError(
+                f"The score of item {int(ids[values.isnan()][0])} is NaN; a score must be a number or -inf."
+            )
         return values
 
     def log_probs(self, ids: Tensor) -> Tensor:

@@ -1,11 +1,11 @@
 """What a run is: a pydantic model, read from a preset or a YAML file and changed from the command line.
 
-    experiment: my-trial
-    dataset: mnist
-    network: {name: batchbald_cnn, dropout: 0.5}
-    posterior: {name: mc_dropout, training: {steps: 800, augmentation: {rotation: 12}}}
-    strategy: {name: power_bald, beta: 4}
-    budget: 1000
+experiment: my-trial
+dataset: mnist
+network: {name: batchbald_cnn, dropout: 0.5}
+posterior: {name: mc_dropout, training: {steps: 800, augmentation: {rotation: 12}}}
+strategy: {name: power_bald, beta: 4}
+budget: 1000
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -43,9 +43,7 @@ class Comparison(BaseModel):
     """What `activebdl compare` sets side by side: every strategy with every seed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    strategies: tuple[Named, ...] = Field(
-        default=(Named(name="power_bald"), Named(name="random")), min_length=1
-    )
+    strategies: tuple[Named, ...] = Field(default=(Named(name="power_bald"), Named(name="random")), min_length=1)
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
 
 

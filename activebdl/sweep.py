@@ -1,8 +1,8 @@
 """A comparison: every strategy with every seed, one run after the other, and their curves side by side.
 
-    runs/NAME/comparison.yaml                         what all its runs have in common
-    runs/NAME/power_bald-mc_dropout-seed0/            a run each, see `activebdl.runs`
-    runs/NAME/curves.png, curves.csv, table.txt       written anew after every run
+runs/NAME/comparison.yaml                         what all its runs have in common
+runs/NAME/power_bald-mc_dropout-seed0/            a run each, see `activebdl.runs`
+runs/NAME/curves.png, curves.csv, table.txt       written anew after every run
 """
 
 from functools import partial

@@ -6,7 +6,7 @@ No early stopping: a validation set would need labels of its own, and on small o
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -125,7 +125,7 @@ def _optimizer(
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler | None]:
     kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
     decay = training.weight_decay + training.prior_precision / n
-    options = {"momentum": 0.9} if training.optimizer == "sgd" else {}
+    options: dict[str, Any] = {"momentum": 0.9} if training.optimizer == "sgd" else {}
     optimizer = kinds[training.optimizer](
         module.parameters(), lr=training.learning_rate, weight_decay=decay, fused=True, **options
     )
@@ -140,7 +140,7 @@ def _batches(n: int, size: int, steps: int, generator: torch.Generator) -> tuple
     """Index batches that walk through shuffled epochs end to end, so that every item is seen equally often."""
     epochs = -(-steps * size // n)
     order = torch.rand(epochs, n, generator=generator).argsort(dim=1).flatten()
-    return order[: steps * size].split(size)
+    return cast(tuple[Tensor, ...], order[: steps * size].split(size))
 
 
 def check_logits(logits: object, count: int, classes: int) -> None:

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from activebdl import ActiveDataset, Normalise
 from hypothesis import settings
 from torch import Tensor, nn
+
+from activebdl import ActiveDataset, Normalise
 
 settings.register_profile("no-deadline", deadline=None)  # no test asserts a time
 settings.load_profile("no-deadline")

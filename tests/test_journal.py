@@ -4,6 +4,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from activebdl import ABSTAIN, Annotation, UserError
 from activebdl.journal import Asked, Journal, read_about, read_rounds
 

@@ -1,3 +1,4 @@
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -5,6 +6,10 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
 from activebdl import (
     ABSTAIN,
     MAP,
@@ -19,9 +24,6 @@ from activebdl import (
     label_counts,
 )
 from activebdl.journal import Journal
-from hypothesis import given
-from hypothesis import strategies as st
-from torch import Tensor, nn
 
 Network = Callable[[], nn.Module]
 FAST = MCDropout(Training(steps=30, learning_rate=0.01))
@@ -247,9 +249,7 @@ def test_a_wrong_label_ends_the_run_and_is_not_written(
         ({"device": "tpu9000"}, "device 'tpu9000' cannot be used here"),
     ],
 )
-def test_mistakes_are_told_before_any_work(
-    dataset: ActiveDataset, options: dict[str, Any], message: str
-) -> None:
+def test_mistakes_are_told_before_any_work(dataset: ActiveDataset, options: dict[str, Any], message: str) -> None:
     def network() -> nn.Module:
         raise AssertionError("work was done")
 
@@ -264,7 +264,7 @@ def test_label_counts_rise_from_the_initial_size_to_the_budget(
     counts = label_counts(initial, initial + more, query, growth)
     assert counts[0] == initial
     assert counts[-1] == initial + more
-    steps = [b - a for a, b in zip(counts, counts[1:], strict=False)]
+    steps = [b - a for a, b in itertools.pairwise(counts)]
     assert all(step >= query for step in steps[:-1])
     assert all(step >= 1 for step in steps)
 

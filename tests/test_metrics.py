@@ -2,10 +2,11 @@ import math
 
 import pytest
 import torch
-from activebdl import metrics
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+
+from activebdl import metrics
 
 
 def log(*rows: list[float]) -> Tensor:

@@ -1,8 +1,9 @@
 import pytest
-from activebdl import UserError
-from activebdl.pool import Pool
 from hypothesis import given
 from hypothesis import strategies as st
+
+from activebdl import UserError
+from activebdl.pool import Pool
 
 
 def states(pool: Pool) -> list[list[int]]:

@@ -1,4 +1,5 @@
 import torch
+
 from activebdl.randomness import generator, global_rng_from
 
 

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+
 from activebdl import UserError
 from activebdl.registry import Registry
 from activebdl.strategies import strategies

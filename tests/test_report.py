@@ -2,6 +2,7 @@ import csv
 import io
 
 import pytest
+
 from activebdl.report import Curve, by_label, plot, table, to_csv
 
 

@@ -3,11 +3,12 @@ from typing import Any
 
 import pytest
 import torch
-from activebdl import Normalise, UserError
-from activebdl.scoring import Scorer, check_draws, entropy, predictive
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+
+from activebdl import Normalise, UserError
+from activebdl.scoring import Scorer, check_draws, entropy, predictive
 
 Known = Callable[[Tensor], Any]
 CPU = torch.device("cpu")

@@ -3,6 +3,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from activebdl import UserError
 from activebdl.build import resolved
 from activebdl.spec import Named, named_strategy, presets, read_spec, validate

@@ -3,10 +3,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from activebdl import Affine, Training, UserError
 from activebdl.data import Labelled, Normalise
 from activebdl.training import _batches, train
-from torch import Tensor, nn
 
 
 def seeded(seed: int = 0) -> torch.Generator:

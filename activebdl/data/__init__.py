@@ -52,9 +52,8 @@ def load(name: str, *, cache: Path | None = None, progress: bool = True, **optio
     maker = datasets.get(name)
     accepted = inspect.signature(maker).parameters
     takes_any = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
-    for given, value in (("cache", cache), ("progress", progress)):
-        if given in accepted or takes_any:
-            options[given] = value
+    ours = {"cache": cache, "progress": progress}
+    options |= {given: value for given, value in ours.items() if given in accepted or takes_any}
     unknown = [] if takes_any else sorted(set(options) - set(accepted))
     if unknown:
         takes = ", ".join(sorted(set(accepted) - {"cache", "progress"})) or "none"

@@ -1,5 +1,7 @@
 """scikit-learn's digits: small, embedded, for trials without a network."""
 
+from typing import Any
+
 import torch
 
 from activebdl.data import dataset
@@ -9,10 +11,10 @@ from activebdl.randomness import generator
 
 @dataset("digits")
 def digits() -> ActiveDataset:
-    """1,797 handwritten digits of 8 x 8 (Alpaydin and Kaynak 1998): 1,297 in the pool, 500 to test, split once for all."""
+    """1,797 handwritten digits of 8 x 8 (Alpaydin and Kaynak 1998), split once for all: 1,297 pool, 500 test."""
     from sklearn.datasets import load_digits
 
-    bunch = load_digits()
+    bunch: Any = load_digits()
     images = torch.from_numpy(bunch.images).to(torch.uint8)[:, None]  # [1797, 1, 8, 8], values 0 to 16
     labels = torch.from_numpy(bunch.target).long()
     order = torch.randperm(len(labels), generator=generator(0, 0, "split of digits"))

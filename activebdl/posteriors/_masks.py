@@ -5,7 +5,7 @@ B: items of a batch. A mask has no batch axis: it is the same for every item.
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -195,7 +195,7 @@ def find_sites(module: nn.Module, x: Tensor) -> dict[str, Site]:
 
 
 @contextlib.contextmanager
-def _hooked(module: nn.Module, on_dropout: Callable[[str, Tensor], Tensor]) -> Iterator[None]:
+def _hooked(module: nn.Module, on_dropout: Callable[[str, Tensor], Tensor]) -> Generator[None]:
     """Eval mode, in which each call of a dropout module gives ``on_dropout(key, its input)``."""
     calls: dict[str, int] = {}
 

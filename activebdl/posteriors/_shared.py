@@ -1,14 +1,14 @@
 """What every posterior does alike: modules in eval mode for a while, and log-probabilities of logits."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator
 
 import torch
 from torch import Tensor, nn
 
 
 @contextlib.contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
+def evaluating(module: nn.Module) -> Generator[None]:
     """Puts every submodule in eval mode, and each back in its own mode afterwards, also after an exception."""
     training = [child for child in module.modules() if child.training]
     try:

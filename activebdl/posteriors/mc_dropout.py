@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, nn
+from torch.fx.proxy import TraceError
 
 from activebdl.data.dataset import Labelled
 from activebdl.posteriors import posterior
@@ -130,6 +131,5 @@ def _thinned(module: nn.Module, example: Tensor) -> ThinnedGraph | None:
     try:
         with evaluating(module):
             return ThinnedGraph(module, example)
-    except (fx.proxy.TraceError, TypeError, AttributeError, NotImplementedError, RuntimeError):
+    except (TraceError, TypeError, AttributeError, NotImplementedError, RuntimeError):
         return None
-

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from activebdl.errors import UserError
 from activebdl.registry import Registry
-from activebdl.scoring import Score, Scorer, check_draws
+from activebdl.scoring import Score, Scorer, check_draws, ignore
 from activebdl.strategies._selection import RULES, Rule, top_k
 
 __all__ = ["Query", "Selection", "Strategy", "joint_strategy", "resolve", "strategies", "strategy", "strategy_names"]
@@ -109,7 +109,7 @@ class Strategy:
     def _pointwise(self, query: Query) -> Selection:
         assert self.score is not None
         if self.needs_disagreement:
-            unseen = replace(query.model, on_items=lambda count: None)  # no progress: these items come again
+            unseen = replace(query.model, on_items=ignore)  # no progress: these items come again
             check_draws(unseen.draws, unseen.log_probs(query.unlabelled[:32]))
         scores = query.model.scores(query.unlabelled, self.score)
         chosen = self.rule(scores, query.quantity, query.generator)

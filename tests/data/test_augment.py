@@ -2,8 +2,9 @@ import math
 
 import pytest
 import torch
-from activebdl import Affine, UserError
 from torch import Tensor
+
+from activebdl import Affine, UserError
 
 
 def seeded(seed: int = 0) -> torch.Generator:

@@ -3,11 +3,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
 from activebdl import ActiveDataset, Normalise, UserError, load
 from activebdl.data import StreamedInputs
 from activebdl.data.dataset import chunks
-from torch import Tensor
-from torch.utils.data import Dataset
 
 
 class Squares(Dataset[tuple[Tensor, int]]):

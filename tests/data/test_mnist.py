@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+
 from activebdl import ActiveDataset, UserError, load
 from activebdl.data.mnist import MNIST_STD
-from torch import Tensor
 
 N, T = 600, 100
 

@@ -78,7 +78,7 @@ def test_ones_own_oracle_strategy_and_network_by_file(tmp_path: Path) -> None:
         "def oracle(items, ids):\n    return truth[ids]\n"
         "def surprise(log_probs):\n    return -log_probs.exp().mean(1).amax(1)\n"
         "def network(input_shape, classes):\n"
-        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Dropout(0.2), nn.Linear(32, classes))\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 9), nn.ReLU(), nn.Dropout(0.2), nn.Linear(9, classes))\n"
     )
     own = ["--oracle", "mine.py:oracle", "--strategy", "mine.py:surprise", "--network", "mine.py:network"]
     told = activebdl(tmp_path, "run", "digits-small", *own, *QUICK).stdout
@@ -123,7 +123,11 @@ def with_nan():
 
 @pytest.mark.parametrize(("arguments", "message"), MISTAKES)
 def test_a_users_mistake_is_one_clear_sentence_and_exit_code_2(
-    arguments: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    arguments: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
 ) -> None:
     """In this process, for speed; the exit code of a real one is checked below."""
     from activebdl.cli import main
@@ -168,6 +172,11 @@ def test_the_core_imports_without_what_only_the_command_line_needs(tmp_path: Pat
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     result = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert result.stdout.strip() == "[5, 10]", result.stderr

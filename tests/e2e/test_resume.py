@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from activebdl.journal import Journal, read_rounds
 
 COMMAND = [
@@ -44,7 +45,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Any], float, P
     return counts, time.perf_counter() - begin, folder
 
 
-@pytest.mark.parametrize("kills", [1, 1, 2])
+@pytest.mark.parametrize("kills", [1, 2])
 def test_a_killed_run_is_resumed_to_the_same_bits(
     whole: tuple[list[Any], float, Path], kills: int, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

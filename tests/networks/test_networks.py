@@ -1,8 +1,9 @@
 import pytest
 import torch
+from torch import nn
+
 from activebdl import UserError
 from activebdl.networks import make_network
-from torch import nn
 
 
 def parameters(module: nn.Module) -> int:

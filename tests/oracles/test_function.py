@@ -3,10 +3,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
+
 from activebdl import ABSTAIN, ActiveDataset, Annotation, Request, UserError
 from activebdl.oracles import check_annotations, make_oracle
 from activebdl.oracles.function import FunctionOracle
-from torch import Tensor
 
 REQUEST = Request("round-0", (7, 3, 5), torch.arange(6).view(3, 2), ("a", "b", "c"))
 

@@ -1,8 +1,9 @@
 import torch
+from torch import nn
+
 from activebdl import MAP, Training
 from activebdl.data import Labelled, Normalise
 from activebdl.posteriors.map import PointPosterior
-from torch import nn
 
 
 def test_all_draws_are_the_network_itself() -> None:
@@ -38,9 +39,7 @@ def test_a_prior_precision_weighs_less_the_more_labels_there_are() -> None:
     def weight(n: int, **options: float) -> float:
         x = torch.tensor([[1.0], [-1.0]]).repeat(n // 2, 1)
         labelled = Labelled(x, torch.tensor([0, 1]).repeat(n // 2), 2, Normalise())
-        training = Training(
-            steps=400, batch_size=n, optimizer="sgd", learning_rate=0.1, schedule="constant", **options
-        )  # type: ignore[arg-type]
+        training = Training(steps=400, batch_size=n, optimizer="sgd", learning_rate=0.1, schedule="constant", **options)  # type: ignore[arg-type]
         fitted = MAP(training).fit(lambda: nn.Linear(1, 2, bias=False), labelled, generator=torch.Generator())
         return float(fitted.module.weight[0, 0])
 

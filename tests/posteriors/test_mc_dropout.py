@@ -5,11 +5,11 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from activebdl import MCDropout, Training, UserError
 from activebdl.data import Labelled
 from activebdl.posteriors.mc_dropout import DropoutPosterior, MaskedDraws, ThinnedDraws
-from torch import Tensor, nn
-
 from tests.posteriors.modules import MODULES, inputs
 
 EVERY = pytest.mark.parametrize("name", MODULES)

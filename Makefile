@@ -1,0 +1,60 @@
+# `make mnist` and `make test` do everything on a machine that has Python, make and a network.
+# uv is used when it is there, pip when not.
+
+PYTHON ?= python3
+VENV   ?= .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.activebdl
+
+.DEFAULT_GOAL := help
+.PHONY: help setup mnist test test-slow check lint format ui wheel-test clean
+
+help:  ## what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP)  ## an environment in .venv with everything in it
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	    { echo "activebdl needs Python 3.11 or newer; name one: make setup PYTHON=python3.12"; exit 1; }
+	@if command -v uv >/dev/null; then \
+	    test -x $(BIN)/python || uv venv --quiet --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" $(VENV); \
+	    uv pip install --quiet --python $(BIN)/python --editable '.[cli,dev]'; \
+	else \
+	    $(PYTHON) -c 'import ensurepip, venv' || \
+	        { echo "this Python has no venv module; on Debian: apt install python3-venv"; exit 1; }; \
+	    test -x $(BIN)/python || $(PYTHON) -m venv $(VENV); \
+	    $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cli,dev]'; \
+	fi
+	@touch $@
+
+mnist: setup  ## the main job: power-BALD beside random on MNIST, from 20 to 1,000 labels
+	@$(BIN)/activebdl compare mnist-1000
+
+test: setup  ## the tests
+	@$(BIN)/python -m pytest
+
+test-slow: setup  ## the tests that take minutes or fetch data
+	@$(BIN)/python -m pytest -m slow
+
+check: lint  ## lint, types and tests: before every commit
+	@$(BIN)/python -m pytest
+
+lint: setup  ## ruff and pyright
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/pyright
+
+format: setup  ## ruff puts everything in shape
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+ui: setup  ## MLflow on this machine, with the curves of all runs
+	@$(BIN)/activebdl ui
+
+wheel-test: setup  ## the wheel, built, installed in an empty environment, and run outside the checkout
+	@.ci/wheel-test $(BIN)/python
+
+clean:  ## all that can be made again, but no data and no runs
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
