@@ -188,9 +188,9 @@ def ui(
     runs: Runs = Path("runs"),
 ) -> None:
     """Opens MLflow on this machine, with the curves of all runs."""
-    from activebdl.tracking import default_uri, serve_ui
+    from activebdl.tracking import serve_ui
 
-    serve_ui(default_uri(runs), port)
+    serve_ui(runs, port)
 
 
 def main(arguments: list[str] | None = None) -> None:

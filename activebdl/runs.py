@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-import yaml
 
 from activebdl.build import build, make_strategy, resolved
 from activebdl.data import ActiveDataset
@@ -24,7 +23,7 @@ from activebdl.journal import Journal, RoundRecord, read_about, read_rounds
 from activebdl.loop import ActiveLearning, Round
 from activebdl.progress import bars, rounds_bar, say
 from activebdl.report import Curve
-from activebdl.spec import RunSpec, validate
+from activebdl.spec import RunSpec, spec_text, validate
 
 JOURNAL = "journal.sqlite"
 HEADER = "  labels  accuracy     NLL     ECE       fit    choose      test"
@@ -41,7 +40,7 @@ class Tracking(Protocol):
         """One run, or the rest of it: the ``uid`` tells that it is the same."""
         ...
 
-    def comparison(self, name: str) -> AbstractContextManager["Tracking"]:
+    def comparison(self, name: str, uid: str) -> AbstractContextManager["Tracking"]:
         """A comparison, under which its runs lie."""
         ...
 
@@ -52,7 +51,7 @@ class _NoTracking:
         yield lambda dataset, round: None
 
     @contextlib.contextmanager
-    def comparison(self, name: str) -> Generator[Tracking]:
+    def comparison(self, name: str, uid: str) -> Generator[Tracking]:
         yield self
 
 
@@ -120,11 +119,6 @@ def spec_of(folder: Path) -> RunSpec:
     if known is None:
         raise UserError(f"The run in '{folder}' stopped before it began; delete the folder and start it again.")
     return validate(known, f"the spec of '{folder.name}'")
-
-
-def spec_text(spec: RunSpec) -> str:
-    """The spec as YAML."""
-    return yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, default_flow_style=None)
 
 
 @dataclass(frozen=True)

@@ -142,6 +142,11 @@ def validate(tree: Mapping[str, Any], name: str, lines: "Lines | None" = None) -
         raise UserError(f"{where}: {'.'.join(keys)} {message[:1].lower()}{message[1:]}{got}.") from None
 
 
+def spec_text(spec: RunSpec) -> str:
+    """The spec as YAML."""
+    return yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, default_flow_style=None)
+
+
 def _preset_folder() -> Any:
     return resources.files("activebdl") / "presets"
 

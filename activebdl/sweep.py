@@ -5,6 +5,7 @@ runs/NAME/power_bald-mc_dropout-seed0/            a run each, see `activebdl.run
 runs/NAME/curves.png, curves.csv, table.txt       written anew after every run
 """
 
+import uuid
 from functools import partial
 from pathlib import Path
 
@@ -56,9 +57,8 @@ def compare(spec: RunSpec, folder: Path, *, tracking: Tracking = NO_TRACKING) ->
     for child in children:
         build(child, dataset=dataset)
     folder.mkdir(parents=True, exist_ok=True)
-    write_safely(folder / COMMON, _common(spec))
     curves: list[Curve] = []
-    with tracking.comparison(folder.name) as tracking:
+    with tracking.comparison(folder.name, _claim(folder, spec)) as tracking:
         for number, child in enumerate(children, start=1):
             say(f"\n[{number}/{len(children)}] {child.strategy.name}, {child.posterior.name}, seed {child.seed}")
             child_folder = folder / run_name(child).removeprefix(f"{child.experiment}-")
@@ -83,5 +83,13 @@ def _common(spec: RunSpec) -> str:
 
 
 def _holds(folder: Path, spec: RunSpec) -> bool:
+    """Whether the folder is of a comparison with this spec; the first line is its uid."""
     common = folder / COMMON
-    return common.is_file() and common.read_text(encoding="utf-8") == _common(spec)
+    return common.is_file() and common.read_text(encoding="utf-8").partition("\n")[2] == _common(spec)
+
+
+def _claim(folder: Path, spec: RunSpec) -> str:
+    """Writes what the comparison is, unless it is there; returns its uid."""
+    if not _holds(folder, spec):
+        write_safely(folder / COMMON, f"uid: {uuid.uuid4().hex}\n{_common(spec)}")
+    return (folder / COMMON).read_text(encoding="utf-8").partition("\n")[0].removeprefix("uid: ")

@@ -1,0 +1,105 @@
+"""Pictures of a run as PNG bytes: what was asked, what is confused, how sure is too sure."""
+
+import io
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+_BLUE, _GREY = "#0072b2", "#7f7f7f"
+
+
+def asked_grid(images: Array, captions: Sequence[str], title: str, most: int = 100) -> bytes:
+    """The images that were asked for, in the order of choice, each with its caption.
+
+    Args:
+        images: ``[Q, channels, H, W]`` with 1 or 3 channels, any range of values; each image fills its own.
+        captions: Q, e.g. the labels given.
+        title: Above it all.
+        most: Images shown; when there are more, the first ones, and the title says so.
+    """
+    shown = images[:most]
+    if len(images) > most:
+        title = f"{title} (the first {most} of {len(images)})"
+    columns = min(10, len(shown))
+    rows = math.ceil(len(shown) / columns)
+    figure = _figure(0.75 * columns + 0.3, 0.95 * rows + 0.6)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for axes, image, caption in zip(grid.flat, shown, captions, strict=False):
+        axes.imshow(image.squeeze(0) if len(image) == 1 else np.moveaxis(_unit(image), 0, -1), cmap="gray")
+        axes.set_title(caption, fontsize=8, pad=2)
+    figure.suptitle(title, fontsize=9)
+    return _png(figure)
+
+
+def confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[str], title: str) -> bytes:
+    """Counts ``[C true][C predicted]``; the colour tells the errors, which the diagonal would outshine."""
+    table = np.array(counts)
+    errors = table.astype(float)
+    np.fill_diagonal(errors, np.nan)
+    side = max(4.0, 0.5 * len(classes) + 1.5)
+    figure = _figure(side, side)
+    axes = figure.add_subplot()
+    axes.imshow(errors, cmap="Oranges", vmin=0)
+    highest = max(1.0, float(np.nan_to_num(errors).max()))
+    for (i, j), count in np.ndenumerate(table):
+        dark = i != j and count > 0.6 * highest
+        colour = "white" if dark else "black" if count else "#cccccc"
+        axes.text(j, i, str(count), ha="center", va="center", fontsize=7, color=colour)
+    axes.set_xticks(range(len(classes)), classes, rotation=90 if max(map(len, classes)) > 3 else 0)
+    axes.set_yticks(range(len(classes)), classes)
+    axes.set(xlabel="predicted", ylabel="true")
+    axes.set_title(title, fontsize=10)
+    return _png(figure)
+
+
+def reliability_diagram(bins: dict[str, list[float]], ece: float, title: str) -> bytes:
+    """Accuracy against confidence; on the diagonal the predictions are as sure as they are right.
+
+    Args:
+        bins: edges, confidence, accuracy and count of each bin, as `activebdl.metrics.reliability` has them.
+        ece: The expected calibration error.
+        title: Above it all.
+    """
+    count = np.array(bins["count"])
+    inside = count > 0
+    figure = _figure(4.5, 5)
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
+    upper.plot([0, 1], [0, 1], color=_GREY, linewidth=1, linestyle="--")
+    confidence, accuracy = np.array(bins["confidence"])[inside], np.array(bins["accuracy"])[inside]
+    upper.plot(confidence, accuracy, marker="o", color=_BLUE)
+    upper.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1))
+    upper.set_title(f"{title}, ECE {ece:.3f}", fontsize=10)
+    edges = np.array(bins["edges"])
+    lower.bar(edges, count, width=1 / len(edges), align="edge", color=_BLUE, alpha=0.5)
+    lower.set_yscale("log")
+    lower.set(xlabel="confidence", ylabel="items")
+    for axes in (upper, lower):
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    return _png(figure)
+
+
+def _unit(image: Array) -> Array:
+    """Values from 0 to 1."""
+    low, high = float(image.min()), float(image.max())
+    return (image - low) / max(high - low, 1e-12)
+
+
+def _figure(width: float, height: float) -> Any:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)  # no window, and no global state of pyplot
+    return figure
+
+
+def _png(figure: Any) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()

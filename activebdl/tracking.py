@@ -1,0 +1,278 @@
+"""MLflow: accuracy against labels for all to see. The only file that imports mlflow.
+
+An experiment is a data set and a protocol; a comparison is a parent run, under which each (strategy, posterior, seed)
+is a child. The step of every metric is the number of labels. MLflow shows what the journal knows, and no more: when
+it fails, the run goes on, and `activebdl resume` sends what is missing. A round that is sent twice is one point.
+"""
+
+import contextlib
+import csv
+import io
+import logging
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Generator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from activebdl.data import ActiveDataset
+from activebdl.errors import UserError
+from activebdl.loop import Round
+from activebdl.pictures import asked_grid, confusion_matrix, reliability_diagram
+from activebdl.progress import say
+from activebdl.runs import Tracking, TrackRound
+from activebdl.spec import RunSpec, spec_text
+
+UID = "activebdl.uid"
+
+
+class MlflowTracking:
+    """An experiment in MLflow's store.
+
+    Args:
+        client: Of the store.
+        experiment_id: The experiment's.
+        parent: The run id of the comparison; None outside of one.
+    """
+
+    def __init__(self, client: Any, experiment_id: str, parent: str | None = None) -> None:
+        self.client, self.experiment_id, self.parent = client, experiment_id, parent
+
+    @staticmethod
+    def prepare(runs: Path, experiment: str) -> "MlflowTracking":
+        """Makes the store and the experiment where they are not there yet, before any training.
+
+        Args:
+            runs: The folder of all runs, where the store is unless MLFLOW_TRACKING_URI says otherwise.
+            experiment: The experiment's name.
+
+        Raises:
+            UserError: The store cannot be written or reached.
+        """
+        uri = store_uri(runs)
+        try:
+            if "MLFLOW_TRACKING_URI" not in os.environ:
+                runs.mkdir(parents=True, exist_ok=True)
+            client = _client(uri)
+            found = client.get_experiment_by_name(experiment)
+            if found is None:
+                ours = "MLFLOW_TRACKING_URI" not in os.environ
+                place = (runs / "mlartifacts").resolve().as_uri() if ours else None
+                return MlflowTracking(client, client.create_experiment(experiment, artifact_location=place))
+            if found.lifecycle_stage != "active":
+                raise UserError(f"The MLflow experiment '{experiment}' was deleted there; restore it or take another.")
+            client.set_experiment_tag(found.experiment_id, "activebdl", "written")  # tells whether it can be
+        except UserError:
+            raise
+        except Exception as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise UserError(
+                f"MLflow's store '{uri}' cannot be written: {reason} "
+                "Mend it, set MLFLOW_TRACKING_URI to another, or go without: --no-mlflow."
+            ) from error
+        return MlflowTracking(client, found.experiment_id)
+
+    @contextlib.contextmanager
+    def comparison(self, name: str, uid: str) -> Generator[Tracking]:
+        """A parent run, the same one when the comparison goes on."""
+        run_id = self._run(name, uid, tags={})
+        with self._ended(run_id):
+            yield MlflowTracking(self.client, self.experiment_id, run_id)
+
+    @contextlib.contextmanager
+    def run(self, spec: RunSpec, name: str, uid: str) -> Generator[TrackRound]:
+        """A run, the same one when it is resumed."""
+        tags = {} if self.parent is None else {"mlflow.parentRunId": self.parent}
+        sender = _Sender(self.client, self._run(name, uid, tags))
+        with self._ended(sender.run_id):
+            sender.start(spec)
+            yield sender.send
+
+    def _run(self, name: str, uid: str, tags: Mapping[str, str]) -> str:
+        found = self.client.search_runs([self.experiment_id], f"tags.`{UID}` = '{uid}'", max_results=1)
+        if found:
+            self.client.update_run(found[0].info.run_id, status="RUNNING")
+            return found[0].info.run_id
+        return self.client.create_run(self.experiment_id, run_name=name, tags={UID: uid, **tags}).info.run_id
+
+    @contextlib.contextmanager
+    def _ended(self, run_id: str) -> Generator[None]:
+        status = "FAILED"
+        try:
+            yield
+            status = "FINISHED"
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
+        finally:
+            with contextlib.suppress(Exception):  # the journal is what counts
+                self.client.set_terminated(run_id, status)
+
+
+class _Sender:
+    """Sends the rounds of one run, each once."""
+
+    def __init__(self, client: Any, run_id: str) -> None:
+        self.client, self.run_id = client, run_id
+        self._failed = False
+        self._selections = io.StringIO()
+        self._csv = csv.writer(self._selections, lineterminator="\n")
+        self._csv.writerow(["n_labels", "position", "id", "label", "score"])
+
+    def start(self, spec: RunSpec) -> None:
+        """Parameters once, and what the store has already."""
+        from mlflow.entities import Param
+
+        def begin() -> None:
+            self.client.log_batch(self.run_id, params=[Param(key, value) for key, value in flat(spec).items()])
+            self.client.log_text(self.run_id, spec_text(spec), "spec.yaml")
+
+        self._sent: set[int] = set()
+        self._pictures: set[str] = set()
+        self._last = spec.label_counts()[-1]
+        self._trying(begin)
+        self._trying(self._look)
+
+    def _look(self) -> None:
+        self._sent = {point.step for point in self.client.get_metric_history(self.run_id, "accuracy")}
+        for folder in (None, "asked"):
+            self._pictures |= {entry.path for entry in self.client.list_artifacts(self.run_id, folder)}
+
+    def send(self, dataset: ActiveDataset, round: Round) -> None:
+        """One batch of metrics, and the pictures; what is there already is not sent again."""
+        for position, (id, label, score) in enumerate(zip(round.ids, round.labels, round.scores, strict=True)):
+            self._csv.writerow([round.n_labels, position, id, label, "" if score is None else f"{score:.6g}"])
+        self._trying(lambda: self._metrics(dataset, round))
+        self._trying(lambda: self._artifacts(dataset, round))
+
+    def _metrics(self, dataset: ActiveDataset, round: Round) -> None:
+        if round.n_labels in self._sent:
+            return
+        from mlflow.entities import Metric
+
+        step = int(round.n_labels)  # a numpy integer would be stored as bytes
+        values = metrics_of(round, dataset.classes)
+        batch = [Metric(key, float(value), round.written_ms, step) for key, value in values.items()]
+        self.client.log_batch(self.run_id, metrics=batch)
+
+    def _artifacts(self, dataset: ActiveDataset, round: Round) -> None:
+        is_new = round.n_labels not in self._sent
+        grid = f"asked/{round.n_labels:05d}-labels.png"
+        if grid not in self._pictures and _are_images(dataset):
+            names = [dataset.classes[label] for label in round.labels]
+            images = dataset.pool[torch.tensor(round.ids, dtype=torch.long)].numpy()
+            self._png(grid, asked_grid(images, names, f"asked for, up to {round.n_labels:,} labels"))
+        if is_new or round.n_labels == self._last:
+            self.client.log_text(self.run_id, self._selections.getvalue(), "selections.csv")
+        if round.n_labels == self._last:
+            at = f"at {round.n_labels:,} labels"
+            self._png("confusion_matrix.png", confusion_matrix(round.confusion, dataset.classes, f"confusion {at}"))
+            diagram = reliability_diagram(round.reliability, round.metrics["ece"], f"reliability {at}")
+            self._png("reliability.png", diagram)
+
+    def _png(self, name: str, png: bytes) -> None:
+        if name in self._pictures:
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / Path(name).name
+            file.write_bytes(png)
+            self.client.log_artifact(self.run_id, str(file), str(Path(name).parent) if "/" in name else None)
+
+    def _trying(self, send: Callable[[], None]) -> None:
+        """Labels cost more than metrics: a store that fails stops no run."""
+        if self._failed:
+            return
+        try:
+            send()
+        except Exception as error:
+            self._failed = True
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            say(f"  MLflow fails ({reason}); the run goes on, and 'activebdl resume' sends what it missed")
+
+
+def store_uri(runs: Path) -> str:
+    """Where MLflow's store is: as MLFLOW_TRACKING_URI says, or a database in the folder of all runs."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(runs / 'mlflow.db').resolve()}"
+
+
+def metrics_of(round: Round, classes: tuple[str, ...]) -> dict[str, float]:
+    """What is sent of a round: the four metrics, times in seconds, and what was asked."""
+    values = dict(round.metrics)
+    values |= {f"time/{phase}": seconds for phase, seconds in round.seconds.items()}
+    values["time/round"] = sum(round.seconds.values())
+    for c, name in enumerate(classes):
+        values[f"asked/class_{name}"] = round.labels.count(c) / len(round.labels)
+    scores = [score for score in round.scores if score is not None]
+    if scores:
+        values["asked/mean_score"] = sum(scores) / len(scores)
+    return values
+
+
+def flat(spec: RunSpec) -> dict[str, str]:
+    """The spec as MLflow's parameters: ``strategy`` is a name, ``strategy.beta`` an option of it."""
+    params: dict[str, str] = {}
+
+    def walk(key: str, value: Any) -> None:
+        if isinstance(value, dict):
+            for inner, deeper in value.items():  # pyright: ignore[reportUnknownVariableType]
+                walk(key if inner == "name" else f"{key}.{inner}", deeper)
+        else:
+            params[key] = str(value)
+
+    for key, value in spec.model_dump(mode="json", exclude={"compare", "experiment"}).items():
+        walk(key, value)
+    return params
+
+
+def charts_url(base: str, experiment_id: str) -> str:
+    """The page of MLflow's UI that draws every metric of every run against the number of labels."""
+    return f"{base}/#/experiments/{experiment_id}/runs?compareRunsMode=CHART"
+
+
+def serve_ui(runs: Path, port: int) -> None:
+    """Runs MLflow's UI on this machine until it is stopped from the keyboard.
+
+    Raises:
+        UserError: There is nothing to show yet, or the port is taken.
+    """
+    uri = store_uri(runs)
+    if uri.startswith("http"):
+        say(f"MLflow runs elsewhere: {uri}")
+        return
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+        raise UserError(f"There is nothing to show in '{runs}' yet; 'activebdl run' or 'activebdl compare' first.")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            raise UserError(f"Port {port} is taken on this machine; name another with --port.") from None
+    base = f"http://127.0.0.1:{port}"
+    for experiment in _client(uri).search_experiments():
+        if "activebdl" in experiment.tags or experiment.name != "Default":
+            say(f"{experiment.name}: {charts_url(base, experiment.experiment_id)}")
+    say("Stop with Ctrl-C.")
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1"]
+    with contextlib.suppress(KeyboardInterrupt):
+        subprocess.run([*command, "--port", str(port), "--workers", "1"], check=False, stderr=subprocess.DEVNULL)
+
+
+def _client(uri: str) -> Any:
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # its own 7 keep a run waiting for minutes
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+    from mlflow import MlflowClient
+
+    for noisy in ("alembic", "mlflow"):
+        logging.getLogger(noisy).setLevel(logging.ERROR)
+    return MlflowClient(tracking_uri=uri)
+
+
+def _are_images(dataset: ActiveDataset) -> bool:
+    shape = dataset.input_shape
+    return len(shape) == 3 and shape[0] in (1, 3)
