@@ -6,17 +6,23 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.activebdl
 
+# Whoever names a Python means that one, also when .venv is already there with another.
+ifneq ($(origin PYTHON),file)
+AGREES := agrees
+endif
+
 .DEFAULT_GOAL := help
-.PHONY: help setup mnist test test-slow check lint format ui wheel-test clean
+.PHONY: help setup agrees mnist test test-slow check lint format ui wheel-test clean
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(STAMP)  ## an environment in .venv with everything in it
+setup: $(STAMP) $(AGREES)  ## an environment in .venv with everything in it
 
 $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	    { echo "activebdl needs Python 3.11 or newer; name one: make setup PYTHON=python3.12"; exit 1; }
+	@echo "setting up $(VENV): minutes the first time, for torch is large"
 	@if command -v uv >/dev/null; then \
 	    test -x $(BIN)/python || uv venv --quiet --python "$$($(PYTHON) -c 'import sys; print(sys.executable)')" $(VENV); \
 	    uv pip install --quiet --python $(BIN)/python --editable '.[cli,dev]'; \
@@ -27,6 +33,12 @@ $(STAMP): pyproject.toml
 	    $(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[cli,dev]'; \
 	fi
 	@touch $@
+
+agrees: $(STAMP)
+	@version='import sys; print(*sys.version_info[:2], sep=".")'; \
+	there=$$($(BIN)/python -c "$$version"); asked=$$($(PYTHON) -c "$$version") || exit 1; \
+	test "$$there" = "$$asked" || \
+	    { echo "$(VENV) has Python $$there, and $(PYTHON) is $$asked: make clean first, or name another VENV"; exit 1; }
 
 mnist: setup  ## the main job: power-BALD beside random on MNIST, from 20 to 1,000 labels
 	@$(BIN)/activebdl compare mnist-1000
@@ -43,7 +55,7 @@ check: lint  ## lint, types and tests: before every commit
 lint: setup  ## ruff and pyright
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/pyright
+	@$(BIN)/pyright --pythonpath $(BIN)/python
 
 format: setup  ## ruff puts everything in shape
 	@$(BIN)/ruff check --fix .

@@ -8,6 +8,7 @@ it fails, the run goes on, and `activebdl resume` sends what is missing. A round
 import contextlib
 import csv
 import io
+import json
 import logging
 import os
 import socket
@@ -29,6 +30,8 @@ from activebdl.runs import Tracking, TrackRound
 from activebdl.spec import RunSpec, spec_text
 
 UID = "activebdl.uid"
+VIEW = "curves"
+"""The view of an experiment that `share_view` puts in MLflow's UI."""
 
 
 class MlflowTracking:
@@ -60,13 +63,15 @@ class MlflowTracking:
                 runs.mkdir(parents=True, exist_ok=True)
             client = _client(uri)
             found = client.get_experiment_by_name(experiment)
+            if found is not None and found.lifecycle_stage != "active":
+                raise UserError(f"The MLflow experiment '{experiment}' was deleted there; restore it or take another.")
             if found is None:
                 ours = "MLFLOW_TRACKING_URI" not in os.environ
                 place = (runs / "mlartifacts").resolve().as_uri() if ours else None
-                return MlflowTracking(client, client.create_experiment(experiment, artifact_location=place))
-            if found.lifecycle_stage != "active":
-                raise UserError(f"The MLflow experiment '{experiment}' was deleted there; restore it or take another.")
-            client.set_experiment_tag(found.experiment_id, "activebdl", "written")  # tells whether it can be
+                experiment_id = client.create_experiment(experiment, artifact_location=place)
+            else:
+                experiment_id = found.experiment_id
+            share_view(client, experiment_id)  # a write, so that a store that only reads is noticed now
         except UserError:
             raise
         except Exception as error:
@@ -75,7 +80,7 @@ class MlflowTracking:
                 f"MLflow's store '{uri}' cannot be written: {reason} "
                 "Mend it, set MLFLOW_TRACKING_URI to another, or go without: --no-mlflow."
             ) from error
-        return MlflowTracking(client, found.experiment_id)
+        return MlflowTracking(client, experiment_id)
 
     @contextlib.contextmanager
     def comparison(self, name: str, uid: str) -> Generator[Tracking]:
@@ -229,9 +234,42 @@ def flat(spec: RunSpec) -> dict[str, str]:
     return params
 
 
+def share_view(client: Any, experiment_id: str) -> None:
+    """Puts a view in MLflow's UI: each strategy's mean curve against labels, with a band over its seeds.
+
+    MLflow has no call for it; its UI keeps shared views as JSON in tags of the experiment.
+    """
+
+    def chart(name: str, metric: str, lowest: float | None = None, highest: float | None = None) -> dict[str, Any]:
+        return {
+            "type": "LINE", "uuid": name, "metricSectionId": "test", "deleted": False, "isGenerated": lowest is None,
+            "displayName": name, "metricKey": metric, "selectedMetricKeys": [metric], "lineSmoothness": 0,
+            "scaleType": "linear", "xAxisKey": "step", "xAxisScaleType": "linear", "useGlobalXaxisKey": True,
+            "range": {} if lowest is None else {"yMin": lowest, "yMax": highest}, "runsCountToCompare": 100,
+        }  # fmt: skip
+
+    others = [chart(metric, metric) for metric in ("nll", "ece", "brier")]
+    state = {
+        "searchFilter": "params.strategy LIKE '%'",  # the runs, without the comparisons they are part of,
+        "orderByKey": "tags.`mlflow.runName`",  # which MLflow adds again when it sorts by date
+        "orderByAsc": True,
+        "groupBy": {"aggregateFunction": "average", "groupByKeys": [{"mode": "param", "groupByData": "strategy"}]},
+        "useGroupedValuesInCharts": True,
+        "runsHiddenMode": "SHOWALL",
+        "isAccordionReordered": True,  # or the section below would be put last
+        "compareRunSections": [
+            {"uuid": "test", "name": "Model metrics", "display": True, "isReordered": True, "columns": 2},
+        ],
+        "compareRunCharts": [chart("accuracy", "accuracy"), chart("above 90 %", "accuracy", 0.9, 1.0), *others],
+    }
+    client.set_experiment_tag(experiment_id, f"mlflow.sharedViewState.{VIEW}", json.dumps(state))
+    client.set_experiment_tag(experiment_id, "mlflow.experimentKind", "custom_model_development")
+
+
 def charts_url(base: str, experiment_id: str) -> str:
-    """The page of MLflow's UI that draws every metric of every run against the number of labels."""
-    return f"{base}/#/experiments/{experiment_id}/runs?compareRunsMode=CHART"
+    """The page of MLflow's UI that shows the view of `share_view`."""
+    view = f"viewStateShareKey={VIEW}&compareRunsMode=CHART&workflowType=machine_learning"
+    return f"{base}/#/experiments/{experiment_id}/runs?{view}"
 
 
 def serve_ui(runs: Path, port: int) -> None:

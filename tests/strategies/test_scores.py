@@ -5,6 +5,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
 from activebdl.scoring import entropy, predictive
 from activebdl.strategies import strategies, strategy_names
 from activebdl.strategies.bald import bald
@@ -13,9 +17,6 @@ from activebdl.strategies.margin import margin
 from activebdl.strategies.max_entropy import max_entropy
 from activebdl.strategies.mean_std import mean_std
 from activebdl.strategies.variation_ratios import variation_ratios
-from hypothesis import given
-from hypothesis import strategies as st
-from torch import Tensor
 
 SCORES = [bald, least_confidence, margin, max_entropy, mean_std, variation_ratios]
 seeds, draws, classes = st.integers(0, 10_000), st.integers(2, 12), st.integers(2, 8)

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
 from activebdl import Normalise, Query, Selection, UserError, resolve
 from activebdl.scoring import Scorer
 from activebdl.strategies import Strategy
 from activebdl.strategies._selection import Rule, power, softmax, softrank, top_k
-from hypothesis import given
-from hypothesis import strategies as st
-from torch import Tensor
 
 Known = Callable[[Tensor], Any]
 
