@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import logging
+import math
 import os
 import socket
 import subprocess
@@ -32,6 +33,7 @@ from activebdl.spec import RunSpec, spec_text
 UID = "activebdl.uid"
 VIEW = "curves"
 """The view of an experiment that `share_view` puts in MLflow's UI."""
+VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
 
 
 class MlflowTracking:
@@ -59,25 +61,27 @@ class MlflowTracking:
         """
         uri = store_uri(runs)
         try:
-            if "MLFLOW_TRACKING_URI" not in os.environ:
+            ours = uri == _own_uri(runs)
+            if ours:
                 runs.mkdir(parents=True, exist_ok=True)
             client = _client(uri)
             found = client.get_experiment_by_name(experiment)
             if found is not None and found.lifecycle_stage != "active":
                 raise UserError(f"The MLflow experiment '{experiment}' was deleted there; restore it or take another.")
             if found is None:
-                ours = "MLFLOW_TRACKING_URI" not in os.environ
                 place = (runs / "mlartifacts").resolve().as_uri() if ours else None
                 experiment_id = client.create_experiment(experiment, artifact_location=place)
+                # MLflow opens an experiment on a page that shows no curve, but its description above that.
+                link = f"[accuracy against labels]({charts_url('', experiment_id).removeprefix('/')})"
+                client.set_experiment_tag(experiment_id, "mlflow.note.content", link)
             else:
                 experiment_id = found.experiment_id
             share_view(client, experiment_id)  # a write, so that a store that only reads is noticed now
         except UserError:
             raise
         except Exception as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise UserError(
-                f"MLflow's store '{uri}' cannot be written: {reason} "
+                f"MLflow's store '{uri}' cannot be written: {_reason(error)}. "
                 "Mend it, set MLFLOW_TRACKING_URI to another, or go without: --no-mlflow."
             ) from error
         return MlflowTracking(client, experiment_id)
@@ -85,7 +89,10 @@ class MlflowTracking:
     @contextlib.contextmanager
     def comparison(self, name: str, uid: str) -> Generator[Tracking]:
         """A parent run, the same one when the comparison goes on."""
-        run_id = self._run(name, uid, tags={})
+        try:
+            run_id = self._run(name, uid, tags={})
+        except Exception as error:
+            raise UserError(f"MLflow fails: {_reason(error)}. Mend it, or go without: --no-mlflow.") from error
         with self._ended(run_id):
             yield MlflowTracking(self.client, self.experiment_id, run_id)
 
@@ -93,9 +100,9 @@ class MlflowTracking:
     def run(self, spec: RunSpec, name: str, uid: str) -> Generator[TrackRound]:
         """A run, the same one when it is resumed."""
         tags = {} if self.parent is None else {"mlflow.parentRunId": self.parent}
-        sender = _Sender(self.client, self._run(name, uid, tags))
+        sender = _Sender(self.client)
+        sender.start(spec, lambda: self._run(name, uid, tags))
         with self._ended(sender.run_id):
-            sender.start(spec)
             yield sender.send
 
     def _run(self, name: str, uid: str, tags: Mapping[str, str]) -> str:
@@ -122,18 +129,20 @@ class MlflowTracking:
 class _Sender:
     """Sends the rounds of one run, each once."""
 
-    def __init__(self, client: Any, run_id: str) -> None:
-        self.client, self.run_id = client, run_id
+    def __init__(self, client: Any) -> None:
+        self.client = client
+        self.run_id = ""  # until the store has the run
         self._failed = False
         self._selections = io.StringIO()
         self._csv = csv.writer(self._selections, lineterminator="\n")
         self._csv.writerow(["n_labels", "position", "id", "label", "score"])
 
-    def start(self, spec: RunSpec) -> None:
-        """Parameters once, and what the store has already."""
+    def start(self, spec: RunSpec, make: Callable[[], str]) -> None:
+        """The run, its parameters once, and what the store has of it already."""
         from mlflow.entities import Param
 
         def begin() -> None:
+            self.run_id = make()
             self.client.log_batch(self.run_id, params=[Param(key, value) for key, value in flat(spec).items()])
             self.client.log_text(self.run_id, spec_text(spec), "spec.yaml")
 
@@ -162,7 +171,11 @@ class _Sender:
 
         step = int(round.n_labels)  # a numpy integer would be stored as bytes
         values = metrics_of(round, dataset.classes)
-        batch = [Metric(key, float(value), round.written_ms, step) for key, value in values.items()]
+        batch = [
+            Metric(key, float(value), round.written_ms, step)
+            for key, value in values.items()
+            if math.isfinite(value)  # a store keeps infinity as 1.8e308, which no chart survives
+        ]
         self.client.log_batch(self.run_id, metrics=batch)
 
     def _artifacts(self, dataset: ActiveDataset, round: Round) -> None:
@@ -196,13 +209,12 @@ class _Sender:
             send()
         except Exception as error:
             self._failed = True
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            say(f"  MLflow fails ({reason}); the run goes on, and 'activebdl resume' sends what it missed")
+            say(f"  MLflow fails ({_reason(error)}); the run goes on, and 'activebdl resume' sends what it missed")
 
 
 def store_uri(runs: Path) -> str:
     """Where MLflow's store is: as MLFLOW_TRACKING_URI says, or a database in the folder of all runs."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(runs / 'mlflow.db').resolve()}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or _own_uri(runs)
 
 
 def metrics_of(round: Round, classes: tuple[str, ...]) -> dict[str, float]:
@@ -237,7 +249,7 @@ def flat(spec: RunSpec) -> dict[str, str]:
 def share_view(client: Any, experiment_id: str) -> None:
     """Puts a view in MLflow's UI: each strategy's mean curve against labels, with a band over its seeds.
 
-    MLflow has no call for it; its UI keeps shared views as JSON in tags of the experiment.
+    MLflow has no call for it; its UI keeps its views, which its menu "Views" lists, in tags of the experiment.
     """
 
     def chart(name: str, metric: str, lowest: float | None = None, highest: float | None = None) -> dict[str, Any]:
@@ -255,14 +267,15 @@ def share_view(client: Any, experiment_id: str) -> None:
         "orderByAsc": True,
         "groupBy": {"aggregateFunction": "average", "groupByKeys": [{"mode": "param", "groupByData": "strategy"}]},
         "useGroupedValuesInCharts": True,
-        "runsHiddenMode": "SHOWALL",
+        "runsHiddenMode": "SHOW_ALL",  # not only the first 10
         "isAccordionReordered": True,  # or the section below would be put last
         "compareRunSections": [
             {"uuid": "test", "name": "Model metrics", "display": True, "isReordered": True, "columns": 2},
         ],
         "compareRunCharts": [chart("accuracy", "accuracy"), chart("above 90 %", "accuracy", 0.9, 1.0), *others],
     }
-    client.set_experiment_tag(experiment_id, f"mlflow.sharedViewState.{VIEW}", json.dumps(state))
+    view = {"name": "accuracy against labels", "createdAt": 0, "updatedAt": 0, "state": json.dumps(state)}
+    client.set_experiment_tag(experiment_id, VIEW_TAG, json.dumps(view))
     client.set_experiment_tag(experiment_id, "mlflow.experimentKind", "custom_model_development")
 
 
@@ -292,12 +305,16 @@ def serve_ui(runs: Path, port: int) -> None:
             raise UserError(f"Port {port} is taken on this machine; name another with --port.") from None
     base = f"http://127.0.0.1:{port}"
     for experiment in _client(uri).search_experiments():
-        if "activebdl" in experiment.tags or experiment.name != "Default":
+        if VIEW_TAG in experiment.tags:
             say(f"{experiment.name}: {charts_url(base, experiment.experiment_id)}")
     say("Stop with Ctrl-C.")
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1"]
+    # Without this MLflow starts seven more processes, for jobs that nobody here gives it.
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     with contextlib.suppress(KeyboardInterrupt):
-        subprocess.run([*command, "--port", str(port), "--workers", "1"], check=False, stderr=subprocess.DEVNULL)
+        subprocess.run(
+            [*command, "--port", str(port), "--workers", "1"], check=False, stderr=subprocess.DEVNULL, env=environment
+        )
 
 
 def _client(uri: str) -> Any:
@@ -309,6 +326,15 @@ def _client(uri: str) -> Any:
     for noisy in ("alembic", "mlflow"):
         logging.getLogger(noisy).setLevel(logging.ERROR)
     return MlflowClient(tracking_uri=uri)
+
+
+def _own_uri(runs: Path) -> str:
+    return f"sqlite:///{(runs / 'mlflow.db').resolve()}"
+
+
+def _reason(error: Exception) -> str:
+    """The first line of an error's words."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
 
 
 def _are_images(dataset: ActiveDataset) -> bool:
