@@ -1,8 +1,10 @@
 """Active learning on Bayesian deep networks: more accuracy for every label.
 
-cycle = activebdl.ActiveLearning(dataset, network, counts=activebdl.label_counts(20, 1000, 20))
-for round in cycle:
-print(round.n_labels, round.metrics["accuracy"])
+    cycle = activebdl.ActiveLearning(dataset, network, counts=activebdl.label_counts(20, 1000, 20))
+    for round in cycle:
+        print(round.n_labels, round.metrics["accuracy"])
+
+What is imported here is public, and nothing else is. It takes torch and numpy alone.
 """
 
 from activebdl.data import ActiveDataset, Normalise, dataset, load

@@ -2,15 +2,17 @@
 
 import dataclasses
 import inspect
-import os
 import sys
 from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-import yaml
+try:
+    import typer
+    import yaml
+except ImportError as error:
+    raise SystemExit(f"The command line needs '{error.name}': pip install 'activebdl[cli]'") from None
 
 from activebdl.errors import UserError
 
@@ -195,8 +197,6 @@ def ui(
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command line and exits: 0 done, 2 a mistake of the user's, 130 stopped from the keyboard."""
-    # Threads that wait by spinning would starve whatever shares the cores, at a gain of a tenth when nothing does.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         app(arguments)
     except UserError as error:
@@ -300,7 +300,7 @@ def _posteriors() -> list[tuple[str, str]]:
         method = posteriors.get(name)
         rows.append((name, _first_line(inspect.getdoc(method))))
         if dataclasses.is_dataclass(method):
-            rows += [("", line) for line in str(method()).replace("(", "(\n  ", 1).splitlines()[1:]]
+            rows += [("", f"  {field.name}: {getattr(method(), field.name)}") for field in dataclasses.fields(method)]
     return rows
 
 

@@ -25,7 +25,7 @@ def asked_grid(images: Array, captions: Sequence[str], title: str, most: int = 1
         title = f"{title} (the first {most} of {len(images)})"
     columns = min(10, len(shown))
     rows = math.ceil(len(shown) / columns)
-    figure = _figure(0.75 * columns + 0.3, 0.95 * rows + 0.6)
+    figure = _figure(max(3.4, 0.75 * columns + 0.3), 0.95 * rows + 0.6)  # at least as wide as the title
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()

@@ -12,6 +12,7 @@ import json
 import logging
 import math
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -308,13 +309,20 @@ def serve_ui(runs: Path, port: int) -> None:
         if VIEW_TAG in experiment.tags:
             say(f"{experiment.name}: {charts_url(base, experiment.experiment_id)}")
     say("Stop with Ctrl-C.")
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1"]
     # Without this MLflow starts seven more processes, for jobs that nobody here gives it.
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1"]
+    server = subprocess.Popen(
+        [*command, "--port", str(port), "--workers", "1"], stderr=subprocess.DEVNULL, env=environment
+    )
+
+    def stop(*_: object) -> None:  # what kills this process would leave the server behind
+        server.terminate()
+
+    signal.signal(signal.SIGTERM, stop)
     with contextlib.suppress(KeyboardInterrupt):
-        subprocess.run(
-            [*command, "--port", str(port), "--workers", "1"], check=False, stderr=subprocess.DEVNULL, env=environment
-        )
+        server.wait()
+    server.wait()  # the keyboard has stopped it too, which takes a moment
 
 
 def _client(uri: str) -> Any:

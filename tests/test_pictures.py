@@ -36,6 +36,14 @@ def test_a_large_grid_is_cut_and_says_so() -> None:
     assert read(cut).shape[0] < read(asked_grid(images[:60], captions, "asked")).shape[0]
 
 
+def test_a_grid_of_one_image_has_room_for_its_title() -> None:
+    picture = read(asked_grid(np.ones((1, 1, 8, 8)), ["7"], "asked for, up to 10,000 labels"))
+    title = picture[:30]
+    assert (title < 0.5).any()
+    assert (title[:, :5] > 0.95).all()
+    assert (title[:, -5:] > 0.95).all()
+
+
 def test_errors_colour_the_confusion_matrix_and_right_answers_do_not() -> None:
     right = confusion_matrix([[90, 0], [0, 80]], ["a", "b"], "title")
     wrong = confusion_matrix([[90, 0], [40, 40]], ["a", "b"], "title")

@@ -14,8 +14,6 @@ from activebdl.loop import Round
 from activebdl.spec import RunSpec, read_spec
 from activebdl.tracking import UID, VIEW, VIEW_TAG, MlflowTracking, charts_url, flat, metrics_of, store_uri
 
-# Of MLflow's own use of SQLAlchemy 2.1, when it makes a database.
-pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 CLASSES = ("a", "b", "c")
 
 
@@ -126,11 +124,31 @@ def test_a_resumed_run_goes_on_in_the_same_run_and_doubles_no_point(
     assert counted == (3, 3)
 
 
+def test_what_the_store_has_is_not_sent_again(runs: Path, spec: RunSpec, rounds: list[Round], data: Any) -> None:
+    """A database knows a doubled point, another kind of store may not."""
+    tracking = MlflowTracking.prepare(runs, "digits")
+    with tracking.run(spec, "again", "uid-again") as track:
+        track(data, rounds[0])
+    sent: list[int] = []
+    log_batch = tracking.client.log_batch
+
+    def listen(run_id: str, metrics: Any = (), **rest: Any) -> None:
+        sent.extend({metric.step for metric in metrics})
+        log_batch(run_id, metrics=metrics, **rest)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tracking.client, "log_batch", listen)
+        with tracking.run(spec, "again", "uid-again") as track:
+            for round in rounds:
+                track(data, round)
+    assert sent == [round.n_labels for round in rounds[1:]]
+
+
 def test_runs_of_a_comparison_are_children_of_one_parent(
     runs: Path, spec: RunSpec, rounds: list[Round], data: Any
 ) -> None:
+    tracking = MlflowTracking.prepare(runs, "compared")
     for _ in range(2):  # a comparison that goes on keeps its parent
-        tracking = MlflowTracking.prepare(runs, "compared")
         with tracking.comparison("both", "uid-both") as child:
             for name in ("x", "y"):
                 with child.run(spec, name, f"uid-{name}") as track:

@@ -100,7 +100,8 @@ def test_digits_are_whole_and_split_once_for_all() -> None:
     assert data.labels is not None
     from sklearn.datasets import load_digits
 
-    counts = np.bincount(load_digits().target)
+    bunch: Any = load_digits()
+    counts = np.bincount(bunch.target)
     both = torch.cat([data.labels, data.test_labels]).bincount().numpy()
     assert both.tolist() == counts.tolist()
     x = data.normalise(data.pool[torch.arange(1297)])

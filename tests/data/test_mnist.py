@@ -1,6 +1,7 @@
 """The pools made from MNIST, on files that have its form; the real bytes are checked by `test_fetch`."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -92,6 +93,6 @@ def test_rare_classes_are_thinned_and_the_others_whole() -> None:
         ("unbalanced_mnist", {"rare": [10]}),
     ],
 )
-def test_options_that_cannot_be_are_refused(name: str, options: dict[str, object]) -> None:
+def test_options_that_cannot_be_are_refused(name: str, options: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=f"{name} needs"):
         load(name, **options)

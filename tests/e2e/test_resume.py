@@ -2,6 +2,7 @@
 
 import random
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
@@ -83,3 +84,24 @@ def _wait_for_journal(folder: Path, process: subprocess.Popen[bytes]) -> float:
         assert process.poll() is None
         time.sleep(0.02)
     return time.perf_counter()
+
+
+def test_a_killed_run_has_each_point_once_in_mlflow(whole: tuple[list[Any], float, Path], tmp_path: Path) -> None:
+    expected, _, _ = whole
+    run, resume = ([part for part in command if part != "--no-mlflow"] for command in (COMMAND, RESUME))
+    process = subprocess.Popen(run, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for line in process.stdout:  # killed when the second round has just been told, while MLflow is being told
+        if line.lstrip().startswith("40 "):
+            break
+    process.kill()
+    process.wait()
+    process.stdout.close()
+    subprocess.run(resume, cwd=tmp_path, check=True, stdout=subprocess.DEVNULL, timeout=240)
+    assert what_counts(tmp_path) == expected
+    db = sqlite3.connect(tmp_path / "runs" / "mlflow.db")
+    points = db.execute("SELECT step, value FROM metrics WHERE key = 'accuracy' ORDER BY step").fetchall()
+    status = db.execute("SELECT status FROM runs").fetchall()
+    db.close()
+    assert points == [(n, metrics["accuracy"]) for n, metrics, *_ in expected[2]]
+    assert status == [("FINISHED",)]

@@ -26,7 +26,7 @@ def test_a_fit_goes_to_the_weights_that_the_closed_form_tells() -> None:
         steps=400, batch_size=2, optimizer="sgd", learning_rate=0.1, schedule="constant", weight_decay=decay
     )
     fitted = MAP(training).fit(lambda: nn.Linear(1, 2, bias=False), labelled, generator=torch.Generator())
-    w = fitted.module.weight.flatten()
+    w = fitted.module.get_parameter("weight").flatten()
     # by symmetry w = (a, -a), and a solves  sigmoid(-2a) = decay a
     low, high = 0.0, 10.0
     for _ in range(100):
@@ -41,7 +41,7 @@ def test_a_prior_precision_weighs_less_the_more_labels_there_are() -> None:
         labelled = Labelled(x, torch.tensor([0, 1]).repeat(n // 2), 2, Normalise())
         training = Training(steps=400, batch_size=n, optimizer="sgd", learning_rate=0.1, schedule="constant", **options)  # type: ignore[arg-type]
         fitted = MAP(training).fit(lambda: nn.Linear(1, 2, bias=False), labelled, generator=torch.Generator())
-        return float(fitted.module.weight[0, 0])
+        return float(fitted.module.get_parameter("weight")[0, 0])
 
     # a precision of .4 over 4 labels is a decay of .1
     assert abs(weight(4, weight_decay=0.0, prior_precision=0.4) - weight(4, weight_decay=0.1)) < 1e-5
