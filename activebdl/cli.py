@@ -120,11 +120,17 @@ def resume(
     runs: Runs = Path("runs"),
     mlflow: Mlflow = True,
 ) -> None:
-    """Goes on with a run, after any stop; the result is the same as without the stop."""
+    """Goes on with a run or a comparison, after any stop; the result is the same as without the stop."""
     from activebdl import runs as runs_on_disk
+    from activebdl import sweep
     from activebdl.report import table
 
     folder = _folder(run, runs)
+    comparison = sweep.read_comparison(folder)
+    if comparison is not None:
+        curves = sweep.compare(comparison, folder, tracking=_tracking(runs, comparison.experiment, mlflow))
+        _close(table(curves), folder, runs, mlflow, plot=folder / "curves.png")
+        return
     spec = runs_on_disk.spec_of(folder)
     curve = runs_on_disk.resume(folder, tracking=_tracking(runs, spec.experiment, mlflow))
     _close(table([curve]), folder, runs, mlflow)

@@ -5,18 +5,21 @@ runs/NAME/power_bald-mc_dropout-seed0/            a run each, see `activebdl.run
 runs/NAME/curves.png, curves.csv, table.txt       written anew after every run
 """
 
+import itertools
 import uuid
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from activebdl.build import build, make_dataset, resolved
 from activebdl.files import write_safely
+from activebdl.journal import read_about
 from activebdl.progress import say
 from activebdl.report import Curve, plot, table, to_csv
-from activebdl.runs import JOURNAL, NO_TRACKING, Tracking, resume, run_name, start
-from activebdl.spec import RunSpec
+from activebdl.runs import JOURNAL, NO_TRACKING, Tracking, resume, run_name, spec_of, start
+from activebdl.spec import Comparison, RunSpec, validate
 
 COMMON = "comparison.yaml"
 
@@ -50,23 +53,30 @@ def compare(spec: RunSpec, folder: Path, *, tracking: Tracking = NO_TRACKING) ->
     """
     dataset = make_dataset(spec.dataset)
     children = [
-        resolved(spec.model_copy(update={"strategy": strategy, "seed": seed}))
+        resolved(spec.model_copy(update={"strategy": strategy, "seed": seed, "compare": Comparison()}))
         for seed in spec.compare.seeds
         for strategy in spec.compare.strategies
     ]
     for child in children:
         build(child, dataset=dataset)
-    folder.mkdir(parents=True, exist_ok=True)
+    uid = _claim(folder, spec)
     curves: list[Curve] = []
-    with tracking.comparison(folder.name, _claim(folder, spec)) as tracking:
+    with tracking.comparison(folder.name, uid) as tracking:
         for number, child in enumerate(children, start=1):
             say(f"\n[{number}/{len(children)}] {child.strategy.name}, {child.posterior.name}, seed {child.seed}")
-            child_folder = folder / run_name(child).removeprefix(f"{child.experiment}-")
-            begun = (child_folder / JOURNAL).is_file()
-            go = resume if begun else partial(start, child)
-            curves.append(go(child_folder, tracking=tracking, dataset=dataset))
+            place = _place(folder, child)
+            go = resume if _spec_in(place) is not None else partial(start, child)
+            curves.append(go(place, tracking=tracking, dataset=dataset))
             write_report(curves, folder)
     return curves
+
+
+def read_comparison(folder: Path) -> RunSpec | None:
+    """What is compared in a folder; None when it holds no comparison."""
+    if not (folder / COMMON).is_file():
+        return None
+    known = yaml.safe_load((folder / COMMON).read_text(encoding="utf-8"))
+    return validate({**known["spec"], "compare": known["compare"]}, f"'{folder / COMMON}'")
 
 
 def write_report(curves: list[Curve], folder: Path) -> None:
@@ -76,20 +86,39 @@ def write_report(curves: list[Curve], folder: Path) -> None:
     write_safely(folder / "table.txt", table(curves) + "\n")
 
 
-def _common(spec: RunSpec) -> str:
-    """What all runs of a comparison share, as text."""
-    shared = resolved(spec).model_dump(mode="json", exclude={"strategy", "seed", "compare"})
-    return yaml.safe_dump(shared, sort_keys=False, default_flow_style=None)
+def _common(spec: RunSpec) -> dict[str, Any]:
+    """What all runs of a comparison share, as plain data."""
+    return resolved(spec).model_dump(mode="json", exclude={"strategy", "seed", "compare"})
 
 
 def _holds(folder: Path, spec: RunSpec) -> bool:
-    """Whether the folder is of a comparison with this spec; the first line is its uid."""
-    common = folder / COMMON
-    return common.is_file() and common.read_text(encoding="utf-8").partition("\n")[2] == _common(spec)
+    """Whether the folder is of a comparison with this spec, whichever its strategies and seeds."""
+    there = read_comparison(folder)
+    return there is not None and _common(there) == _common(spec)
 
 
 def _claim(folder: Path, spec: RunSpec) -> str:
-    """Writes what the comparison is, unless it is there; returns its uid."""
-    if not _holds(folder, spec):
-        write_safely(folder / COMMON, f"uid: {uuid.uuid4().hex}\n{_common(spec)}")
-    return (folder / COMMON).read_text(encoding="utf-8").partition("\n")[0].removeprefix("uid: ")
+    """Writes what the comparison is; returns its uid, which stays the same when it goes on."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / COMMON
+    uid: str = yaml.safe_load(file.read_text(encoding="utf-8"))["uid"] if _holds(folder, spec) else uuid.uuid4().hex
+    content = {"uid": uid, "spec": _common(spec), "compare": spec.compare.model_dump(mode="json")}
+    write_safely(file, yaml.safe_dump(content, sort_keys=False, default_flow_style=None))
+    return uid
+
+
+def _place(folder: Path, child: RunSpec) -> Path:
+    """The folder of a run: its own, when it was begun, and otherwise a free one."""
+    name = run_name(child).removeprefix(f"{child.experiment}-")
+    for number in itertools.count(1):
+        place = folder / (name if number == 1 else f"{name}-{number}")
+        if _spec_in(place) in (None, child):
+            return place
+    raise AssertionError
+
+
+def _spec_in(place: Path) -> RunSpec | None:
+    """The spec of the run in that folder; None when there is none, or it stopped before it began."""
+    if not (place / JOURNAL).is_file() or "spec" not in read_about(place / JOURNAL):
+        return None
+    return spec_of(place)
