@@ -196,9 +196,9 @@ def ui(
     runs: Runs = Path("runs"),
 ) -> None:
     """Opens MLflow on this machine, with the curves of all runs."""
-    from activebdl.tracking import serve_ui
+    from activebdl.tracking import open_ui
 
-    serve_ui(runs, port)
+    open_ui(runs, port)
 
 
 def main(arguments: list[str] | None = None) -> None:

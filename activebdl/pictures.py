@@ -25,13 +25,17 @@ def asked_grid(images: Array, captions: Sequence[str], title: str, most: int = 1
         title = f"{title} (the first {most} of {len(images)})"
     columns = min(10, len(shown))
     rows = math.ceil(len(shown) / columns)
-    figure = _figure(max(3.4, 0.75 * columns + 0.3), 0.95 * rows + 0.6)  # at least as wide as the title
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for axes in grid.flat:
-        axes.set_axis_off()
-    for axes, image, caption in zip(grid.flat, shown, captions, strict=False):
-        axes.imshow(image.squeeze(0) if len(image) == 1 else np.moveaxis(_unit(image), 0, -1), cmap="gray")
-        axes.set_title(caption, fontsize=8, pad=2)
+    height, width = shown.shape[2:]
+    gap = math.ceil(0.3 * height)  # above each image, for its caption
+    sheet = np.ones((rows * (height + gap), columns * (width + 1), 3))
+    figure = _figure(max(3.4, 0.75 * columns + 0.3), 0.95 * rows + 0.5)  # at least as wide as the title
+    axes = figure.add_subplot()
+    for i, (image, caption) in enumerate(zip(shown, captions, strict=False)):
+        top, left = i // columns * (height + gap) + gap, i % columns * (width + 1)
+        sheet[top : top + height, left : left + width] = np.moveaxis(_unit(image), 0, -1)  # one channel fills three
+        axes.text(left + width / 2, top - 0.12 * height, caption, ha="center", fontsize=8)
+    axes.imshow(sheet)  # one picture in all: an axes for each would take a second
+    axes.set_axis_off()
     figure.suptitle(title, fontsize=9)
     return _png(figure)
 

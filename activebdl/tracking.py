@@ -8,14 +8,9 @@ it fails, the run goes on, and `activebdl resume` sends what is missing. A round
 import contextlib
 import csv
 import io
-import json
 import logging
 import math
 import os
-import signal
-import socket
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
@@ -26,15 +21,13 @@ import torch
 from activebdl.data import ActiveDataset
 from activebdl.errors import UserError
 from activebdl.loop import Round
+from activebdl.mlflow_ui import VIEW_TAG, charts_url, serve, share_view
 from activebdl.pictures import asked_grid, confusion_matrix, reliability_diagram
 from activebdl.progress import say
 from activebdl.runs import Tracking, TrackRound
 from activebdl.spec import RunSpec, spec_text
 
 UID = "activebdl.uid"
-VIEW = "curves"
-"""The view of an experiment that `share_view` puts in MLflow's UI."""
-VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
 
 
 class MlflowTracking:
@@ -247,46 +240,7 @@ def flat(spec: RunSpec) -> dict[str, str]:
     return params
 
 
-def share_view(client: Any, experiment_id: str) -> None:
-    """Puts a view in MLflow's UI: each strategy's mean curve against labels, with a band over its seeds.
-
-    MLflow has no call for it; its UI keeps its views, which its menu "Views" lists, in tags of the experiment.
-    """
-
-    def chart(name: str, metric: str, lowest: float | None = None, highest: float | None = None) -> dict[str, Any]:
-        return {
-            "type": "LINE", "uuid": name, "metricSectionId": "test", "deleted": False, "isGenerated": lowest is None,
-            "displayName": name, "metricKey": metric, "selectedMetricKeys": [metric], "lineSmoothness": 0,
-            "scaleType": "linear", "xAxisKey": "step", "xAxisScaleType": "linear", "useGlobalXaxisKey": True,
-            "range": {} if lowest is None else {"yMin": lowest, "yMax": highest}, "runsCountToCompare": 100,
-        }  # fmt: skip
-
-    others = [chart(metric, metric) for metric in ("nll", "ece", "brier")]
-    state = {
-        "searchFilter": "params.strategy LIKE '%'",  # the runs, without the comparisons they are part of,
-        "orderByKey": "tags.`mlflow.runName`",  # which MLflow adds again when it sorts by date
-        "orderByAsc": True,
-        "groupBy": {"aggregateFunction": "average", "groupByKeys": [{"mode": "param", "groupByData": "strategy"}]},
-        "useGroupedValuesInCharts": True,
-        "runsHiddenMode": "SHOW_ALL",  # not only the first 10
-        "isAccordionReordered": True,  # or the section below would be put last
-        "compareRunSections": [
-            {"uuid": "test", "name": "Model metrics", "display": True, "isReordered": True, "columns": 2},
-        ],
-        "compareRunCharts": [chart("accuracy", "accuracy"), chart("above 90 %", "accuracy", 0.9, 1.0), *others],
-    }
-    view = {"name": "accuracy against labels", "createdAt": 0, "updatedAt": 0, "state": json.dumps(state)}
-    client.set_experiment_tag(experiment_id, VIEW_TAG, json.dumps(view))
-    client.set_experiment_tag(experiment_id, "mlflow.experimentKind", "custom_model_development")
-
-
-def charts_url(base: str, experiment_id: str) -> str:
-    """The page of MLflow's UI that shows the view of `share_view`."""
-    view = f"viewStateShareKey={VIEW}&compareRunsMode=CHART&workflowType=machine_learning"
-    return f"{base}/#/experiments/{experiment_id}/runs?{view}"
-
-
-def serve_ui(runs: Path, port: int) -> None:
+def open_ui(runs: Path, port: int) -> None:
     """Runs MLflow's UI on this machine until it is stopped from the keyboard.
 
     Raises:
@@ -298,31 +252,8 @@ def serve_ui(runs: Path, port: int) -> None:
         return
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
         raise UserError(f"There is nothing to show in '{runs}' yet; 'activebdl run' or 'activebdl compare' first.")
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            raise UserError(f"Port {port} is taken on this machine; name another with --port.") from None
-    base = f"http://127.0.0.1:{port}"
-    for experiment in _client(uri).search_experiments():
-        if VIEW_TAG in experiment.tags:
-            say(f"{experiment.name}: {charts_url(base, experiment.experiment_id)}")
-    say("Stop with Ctrl-C.")
-    # Without this MLflow starts seven more processes, for jobs that nobody here gives it.
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1"]
-    server = subprocess.Popen(
-        [*command, "--port", str(port), "--workers", "1"], stderr=subprocess.DEVNULL, env=environment
-    )
-
-    def stop(*_: object) -> None:  # what kills this process would leave the server behind
-        server.terminate()
-
-    signal.signal(signal.SIGTERM, stop)
-    with contextlib.suppress(KeyboardInterrupt):
-        server.wait()
-    server.wait()  # the keyboard has stopped it too, which takes a moment
+    experiments = _client(uri).search_experiments()
+    serve(uri, port, {e.name: e.experiment_id for e in experiments if VIEW_TAG in e.tags})
 
 
 def _client(uri: str) -> Any:

@@ -11,8 +11,9 @@ import pytest
 from activebdl import UserError
 from activebdl.build import build, resolved
 from activebdl.loop import Round
+from activebdl.mlflow_ui import VIEW, VIEW_TAG, charts_url
 from activebdl.spec import RunSpec, read_spec
-from activebdl.tracking import UID, VIEW, VIEW_TAG, MlflowTracking, charts_url, flat, metrics_of, store_uri
+from activebdl.tracking import UID, MlflowTracking, flat, metrics_of, store_uri
 
 CLASSES = ("a", "b", "c")
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,27 @@ def test_a_comparison_shares_the_start_goes_on_and_can_be_widened(tmp_path: Path
     assert {path: path.stat().st_mtime_ns for path in journals} == journals
     assert len((folder / "curves.csv").read_text().splitlines()) == 1 + 4 * 3
     assert "±" in (folder / "table.txt").read_text()
+
+
+def test_a_comparison_is_resumed_by_its_name_and_tells_betas_apart(tmp_path: Path) -> None:
+    strategies = "compare.strategies=[{name: power_bald, beta: 1}, {name: power_bald, beta: 50}]"
+    told = activebdl(tmp_path, "compare", "digits-small", "--seeds", "1", "--set", strategies, *QUICK).stdout
+    folder = tmp_path / "runs" / "digits-small"
+    names = [f"power_bald-mc_dropout-seed0{end}" for end in ("", "-2")]
+    assert sorted(path.parent.name for path in folder.rglob("spec.yaml")) == names
+    assert ["beta: 1" in (folder / name / "spec.yaml").read_text() for name in names] == [True, False]
+    shutil.rmtree(folder / names[1])
+    (folder / "curves.csv").unlink()
+    again = activebdl(tmp_path, "resume", "digits-small", "--no-mlflow").stdout
+    assert again.count("finished before") == 1
+    assert (folder / names[1]).is_dir()
+    assert _table(again) == _table(told)
+
+
+def _table(told: str) -> list[str]:
+    """The lines of the last table, but for the one that tells times."""
+    lines = told[told.rindex("labels  ") :].splitlines()
+    return [line for line in lines if "time a run" not in line]
 
 
 def test_a_log_file_has_no_progress_bars(tmp_path: Path) -> None:

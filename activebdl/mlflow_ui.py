@@ -1,0 +1,95 @@
+"""MLflow's own pages: the view that they open on, and the server that shows them on this machine."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from activebdl.errors import UserError
+from activebdl.progress import say
+
+VIEW = "curves"
+"""The view of an experiment that `share_view` puts in MLflow's UI."""
+VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
+
+
+def share_view(client: Any, experiment_id: str) -> None:
+    """Puts a view in MLflow's UI: each strategy's mean curve against labels, with a band over its seeds.
+
+    MLflow has no call for it; its UI keeps its views, which its menu "Views" lists, in tags of the experiment.
+    """
+
+    def chart(name: str, metric: str, lowest: float | None = None, highest: float | None = None) -> dict[str, Any]:
+        return {
+            "type": "LINE", "uuid": name, "metricSectionId": "test", "deleted": False, "isGenerated": lowest is None,
+            "displayName": name, "metricKey": metric, "selectedMetricKeys": [metric], "lineSmoothness": 0,
+            "scaleType": "linear", "xAxisKey": "step", "xAxisScaleType": "linear", "useGlobalXaxisKey": True,
+            "range": {} if lowest is None else {"yMin": lowest, "yMax": highest}, "runsCountToCompare": 100,
+        }  # fmt: skip
+
+    others = [chart(metric, metric) for metric in ("nll", "ece", "brier")]
+    state = {
+        # The runs, without the comparisons they are part of; sorted by date, MLflow would add those again.
+        "searchFilter": "params.strategy LIKE '%'",
+        "orderByKey": "tags.`mlflow.runName`",
+        "orderByAsc": True,
+        "groupBy": {"aggregateFunction": "average", "groupByKeys": [{"mode": "param", "groupByData": "strategy"}]},
+        "useGroupedValuesInCharts": True,
+        "runsHiddenMode": "SHOW_ALL",  # not only the first 10
+        "isAccordionReordered": True,  # or the section below would be put last
+        "compareRunSections": [
+            {"uuid": "test", "name": "Model metrics", "display": True, "isReordered": True, "columns": 2},
+        ],
+        "compareRunCharts": [chart("accuracy", "accuracy"), chart("above 90 %", "accuracy", 0.9, 1.0), *others],
+    }
+    view = {"name": "accuracy against labels", "createdAt": 0, "updatedAt": 0, "state": json.dumps(state)}
+    client.set_experiment_tag(experiment_id, VIEW_TAG, json.dumps(view))
+    client.set_experiment_tag(experiment_id, "mlflow.experimentKind", "custom_model_development")
+
+
+def charts_url(base: str, experiment_id: str) -> str:
+    """The page of MLflow's UI that shows the view of `share_view`."""
+    view = f"viewStateShareKey={VIEW}&compareRunsMode=CHART&workflowType=machine_learning"
+    return f"{base}/#/experiments/{experiment_id}/runs?{view}"
+
+
+def serve(uri: str, port: int, experiments: Mapping[str, str]) -> None:
+    """Runs MLflow's server on this machine until it is stopped from the keyboard.
+
+    Args:
+        uri: Of the store.
+        port: On this machine.
+        experiments: Their ids by name, whose pages are told.
+
+    Raises:
+        UserError: The port is taken.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            raise UserError(f"Port {port} is taken on this machine; name another with --port.") from None
+    base = f"http://127.0.0.1:{port}"
+    for name, experiment_id in experiments.items():
+        say(f"{name}: {charts_url(base, experiment_id)}")
+    say("Stop with Ctrl-C.")
+    # Without this MLflow starts seven more processes, for jobs that nobody here gives it.
+    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1"]
+    server = subprocess.Popen(
+        [*command, "--port", str(port), "--workers", "1"], stderr=subprocess.DEVNULL, env=environment
+    )
+
+    def stop(*_: object) -> None:  # what kills this process would leave the server behind
+        server.terminate()
+
+    signal.signal(signal.SIGTERM, stop)
+    with contextlib.suppress(KeyboardInterrupt):
+        server.wait()
+    server.wait()  # the keyboard has stopped it too, which takes a moment
