@@ -7,10 +7,11 @@
 What is imported here is public, and nothing else is. It takes torch and numpy alone.
 """
 
+from activebdl.counts import label_counts
 from activebdl.data import ActiveDataset, Normalise, dataset, load
 from activebdl.data.augment import Affine
 from activebdl.errors import UserError
-from activebdl.loop import ActiveLearning, Round, label_counts
+from activebdl.loop import ActiveLearning, Round
 from activebdl.networks import network
 from activebdl.oracles import ABSTAIN, Annotation, Request, oracle
 from activebdl.posteriors import posterior

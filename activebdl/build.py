@@ -61,11 +61,13 @@ def build(
 
 def make_dataset(named: Named, *, cache: Path | None = None, progress: bool = True) -> ActiveDataset:
     """The data set by that name; see `activebdl.data.load`."""
+    _check_options(datasets.get(named.name), named, "dataset")
     return load(named.name, cache=cache, progress=progress, **named.options)
 
 
 def make_fresh(named: Named, dataset: ActiveDataset) -> Callable[[], nn.Module]:
     """Makes fresh networks for that data set; see `activebdl.networks.make_network`."""
+    _check_options(networks.get(named.name), named, "network")
     return make_network(named.name, dataset.input_shape, len(dataset.classes), **named.options)
 
 
@@ -74,7 +76,8 @@ def make_strategy(named: Named) -> Strategy:
     unknown = set(named.options) - {"beta"}
     if unknown:
         raise UserError(f"The strategy '{named.name}' takes no option '{min(unknown)}'; its options: beta.")
-    return resolve(named.name, **named.options)
+    beta = _checked(float | None, named.options.get("beta"), f"'beta' of the strategy '{named.name}'")
+    return resolve(named.name, beta=beta)
 
 
 def make_method(named: Named) -> InferenceMethod:
@@ -88,15 +91,18 @@ def make_method(named: Named) -> InferenceMethod:
 def resolved(spec: RunSpec) -> RunSpec:
     """The same run with every default written out, so that it can be done again when defaults have changed."""
     method = make_method(spec.posterior)
-    options = _plain(method) if dataclasses.is_dataclass(method) else spec.posterior.options
-    return spec.model_copy(
+    options = plain(method) if dataclasses.is_dataclass(method) else spec.posterior.options
+    beta = make_strategy(spec.strategy).beta
+    written_out = spec.model_copy(
         update={
+            "strategy": Named.model_validate({"name": spec.strategy.name} | ({} if beta is None else {"beta": beta})),
             "dataset": _with_defaults(spec.dataset, datasets.get(spec.dataset.name)),
             "network": _with_defaults(spec.network, networks.get(spec.network.name)),
             "posterior": Named.model_validate({"name": spec.posterior.name, **options}),
             "counts": spec.label_counts(),
         }
     )
+    return RunSpec.model_validate(written_out.model_dump(mode="json"))  # as it is read back: lists, not tuples
 
 
 def _from_options(cls: type[D], options: Mapping[str, Any], where: str) -> D:
@@ -106,13 +112,24 @@ def _from_options(cls: type[D], options: Mapping[str, Any], where: str) -> D:
     for key, value in options.items():
         if key not in hints:
             raise UserError(f"The {where} has no setting '{key}'; it has: {', '.join(hints)}.")
-        if dataclasses.is_dataclass(hints[key]) and isinstance(value, Mapping):
+        if dataclasses.is_dataclass(hints[key]):
+            if not isinstance(value, Mapping):
+                fields = ", ".join(get_type_hints(hints[key]))
+                raise UserError(f"'{key}' of the {where} takes settings ({fields}), not {value!r}.")
             values[key] = _from_options(hints[key], value, f"{key} of the {where}")  # pyright: ignore[reportArgumentType]
         elif hints[key] == Augmentation | None:
             values[key] = _augmentation(value)
         else:
             values[key] = _checked(hints[key], value, f"'{key}' of the {where}")
     return cls(**values)
+
+
+def _check_options(maker: Callable[..., Any], named: Named, kind: str) -> None:
+    """Refuses options of the wrong type; those that do not exist are refused by the maker."""
+    hints = get_type_hints(maker)
+    for key, value in named.options.items():
+        if key in hints:
+            _checked(hints[key], value, f"'{key}' of the {kind} '{named.name}'")
 
 
 def _checked(hint: Any, value: Any, where: str) -> Any:
@@ -124,26 +141,28 @@ def _checked(hint: Any, value: Any, where: str) -> Any:
 
 
 def _augmentation(given: object) -> Augmentation | None:
-    """None, a name, or a name with options."""
+    """None, a name, or a name with options; options alone are those of the only kind there is."""
     if given is None or callable(given):
         return given  # pyright: ignore[reportReturnType]
-    named = Named.model_validate(given)
+    if not isinstance(given, str | Mapping):
+        raise UserError(f"The augmentation is a name ({', '.join(AUGMENTATIONS)}), or null for none, not {given!r}.")
+    named = Named.model_validate(given if isinstance(given, str) else {"name": "affine", **given})
     if named.name not in AUGMENTATIONS:
         raise UserError(f"Unknown augmentation '{named.name}'. Known: {', '.join(AUGMENTATIONS)}; or null for none.")
     return _from_options(AUGMENTATIONS[named.name], named.options, f"augmentation '{named.name}'")
 
 
-def _plain(settings: Any) -> dict[str, Any]:
+def plain(settings: Any) -> dict[str, Any]:
     """A dataclass of hyperparameters as plain data; an augmentation keeps its name."""
-    plain: dict[str, Any] = {}
+    told: dict[str, Any] = {}
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
         if dataclasses.is_dataclass(value):
             names = [name for name, cls in AUGMENTATIONS.items() if type(value) is cls]
-            plain[field.name] = {"name": names[0], **_plain(value)} if names else _plain(value)
+            told[field.name] = {"name": names[0], **plain(value)} if names else plain(value)
         else:
-            plain[field.name] = value
-    return plain
+            told[field.name] = value
+    return told
 
 
 def _with_defaults(named: Named, maker: Callable[..., Any]) -> Named:

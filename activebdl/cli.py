@@ -1,9 +1,10 @@
 """The command line: ``activebdl run``, ``compare``, ``resume``, ``list``, ``data``, ``ui``."""
 
+import contextlib
 import dataclasses
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +16,8 @@ except ImportError as error:
     raise SystemExit(f"The command line needs '{error.name}': pip install 'activebdl[cli]'") from None
 
 from activebdl.errors import UserError
+
+DEFAULT_PRESET = "mnist-1000"
 
 app = typer.Typer(
     name="activebdl",
@@ -30,20 +33,30 @@ Name = Annotated[str | None, typer.Option(help="The run's name; made of what it 
 Mlflow = Annotated[bool, typer.Option("--mlflow/--no-mlflow", help="Whether MLflow is told.")]
 Data = Annotated[str | None, typer.Option("--data", help="Data set by name, module:function or file.py:function.")]
 Network = Annotated[str | None, typer.Option(help="Network by name, module:function or file.py:function.")]
-Posterior = Annotated[str | None, typer.Option(help="Inference method by name.")]
+Posterior = Annotated[str | None, typer.Option(help="Inference method: a name, module:class or file.py:class.")]
 OracleName = Annotated[str | None, typer.Option("--oracle", help="Who labels: a name, module:name or file.py:name.")]
+StrategyName = Annotated[
+    str | None, typer.Option("--strategy", help="Acquisition strategy: a name, module:function or file.py:function.")
+]
 Budget = Annotated[int | None, typer.Option(help="Labels at the end.")]
-QuerySize = Annotated[int | None, typer.Option(help="Items asked for at a time.")]
+QuerySize = Annotated[int | None, typer.Option(help="Items asked for at a time, the same number in every round.")]
 Initial = Annotated[int | None, typer.Option(help="Labels before the first fit.")]
 Draws = Annotated[int | None, typer.Option(help="Posterior draws that the strategy sees.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, mps, ...")]
-Set = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any setting, by dotted key.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="Any setting, e.g. posterior.training.steps=400; again for another."
+    ),
+]
 
 
 @app.command()
 def run(
-    source: Source = "mnist-1000",
-    strategy: Annotated[str | None, typer.Option(help="Acquisition strategy by name.")] = None,
+    source: Source = DEFAULT_PRESET,
+    strategy: Annotated[
+        str | None, typer.Option(help="Acquisition strategy: a name, module:function or file.py:function.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="The source of all randomness.")] = None,
     data: Data = None,
     network: Network = None,
@@ -64,23 +77,23 @@ def run(
     from activebdl.runs import free_folder, run_name, start
     from activebdl.spec import named_strategy, read_spec
 
-    changes = _changes(data, network, posterior, oracle, budget, query_size, initial, draws, device, set)
-    if seed is not None:
-        changes["seed"] = seed
-    spec = read_spec(source, changes)
+    first: dict[str, Any] = {} if seed is None else {"seed": seed}
     if strategy is not None:
-        spec = spec.model_copy(update={"strategy": named_strategy(spec, strategy)})
+        first["strategy"] = named_strategy(read_spec(source), strategy).model_dump()
+    changes = _changes(data, network, posterior, oracle, budget, query_size, initial, draws, device, set)
+    spec = read_spec(source, first | changes)
     tracking = _tracking(runs, spec.experiment, mlflow)
     folder = free_folder(runs, name or run_name(spec))
-    curve = start(spec, folder, tracking=tracking)
+    with _resumable(folder, runs):
+        curve = start(spec, folder, tracking=tracking)
     _close(table([curve]), folder, runs, mlflow)
 
 
 @app.command()
 def compare(
-    source: Source = "mnist-1000",
+    source: Source = DEFAULT_PRESET,
     strategies: Annotated[str | None, typer.Option(help="By name, with commas: bald,random.")] = None,
-    seeds: Annotated[str | None, typer.Option(help="How many (3), or which ones (0,1,2).")] = None,
+    seeds: Annotated[str | None, typer.Option(help="How many (3 is 0,1,2), or which ones (0,4,7).")] = None,
     data: Data = None,
     network: Network = None,
     posterior: Posterior = None,
@@ -110,7 +123,8 @@ def compare(
     spec = spec.model_copy(update={"compare": spec.compare.model_copy(update=wanted)})
     tracking = _tracking(runs, spec.experiment, mlflow)
     folder = sweep.comparison_folder(spec, runs, name)
-    curves = sweep.compare(spec, folder, tracking=tracking)
+    with _resumable(folder, runs):
+        curves = sweep.compare(spec, folder, tracking=tracking)
     _close(table(curves), folder, runs, mlflow, plot=folder / "curves.png")
 
 
@@ -128,11 +142,13 @@ def resume(
     folder = _folder(run, runs)
     comparison = sweep.read_comparison(folder)
     if comparison is not None:
-        curves = sweep.compare(comparison, folder, tracking=_tracking(runs, comparison.experiment, mlflow))
+        with _resumable(folder, runs):
+            curves = sweep.compare(comparison, folder, tracking=_tracking(runs, comparison.experiment, mlflow))
         _close(table(curves), folder, runs, mlflow, plot=folder / "curves.png")
         return
     spec = runs_on_disk.spec_of(folder)
-    curve = runs_on_disk.resume(folder, tracking=_tracking(runs, spec.experiment, mlflow))
+    with _resumable(folder, runs):
+        curve = runs_on_disk.resume(folder, tracking=_tracking(runs, spec.experiment, mlflow))
     _close(table([curve]), folder, runs, mlflow)
 
 
@@ -203,6 +219,7 @@ def ui(
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command line and exits: 0 done, 2 a mistake of the user's, 130 stopped from the keyboard."""
+    sys.path.insert(0, "")  # where the user stands, for my_module:name; python -m looks there by itself
     try:
         app(arguments)
     except UserError as error:
@@ -257,9 +274,7 @@ def _folder(run: str, runs: Path) -> Path:
     for folder in (runs / run, Path(run)):
         if folder.is_dir():
             return folder
-    from activebdl.runs import list_runs
-
-    known = ", ".join(info.name for info in list_runs(runs)) or "none yet"
+    known = ", ".join(name for name, _ in _runs(runs)) or "none yet"
     raise UserError(f"There is no run '{run}' in '{runs}'. Known: {known}.")
 
 
@@ -274,6 +289,21 @@ def _tracking(runs: Path, experiment: str, mlflow: bool) -> Any:
     return MlflowTracking.prepare(runs, experiment)
 
 
+@contextlib.contextmanager
+def _resumable(folder: Path, runs: Path) -> Generator[None]:
+    """Says how to go on, when the run is stopped from the keyboard."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        name = folder.relative_to(runs) if folder.is_relative_to(runs) else folder
+        typer.echo(f"\nStopped. Nothing is lost; go on with: activebdl resume {name}{_where(runs)}", err=True)
+        raise typer.Exit(130) from None
+
+
+def _where(runs: Path) -> str:
+    return "" if runs == Path("runs") else f" --runs {runs}"
+
+
 def _close(table: str, folder: Path, runs: Path, mlflow: bool, plot: Path | None = None) -> None:
     """The table, and where to look."""
     typer.echo(f"\n{table}\n")
@@ -281,8 +311,7 @@ def _close(table: str, folder: Path, runs: Path, mlflow: bool, plot: Path | None
         typer.echo(f"plot      {plot}")
     typer.echo(f"kept in   {folder}")
     if mlflow:
-        where = "" if runs == Path("runs") else f" --runs {runs}"
-        typer.echo(f"MLflow    activebdl ui{where}")
+        typer.echo(f"MLflow    activebdl ui{_where(runs)}")
 
 
 def _presets() -> list[tuple[str, str]]:
@@ -299,6 +328,7 @@ def _strategies() -> list[tuple[str, str]]:
 
 
 def _posteriors() -> list[tuple[str, str]]:
+    from activebdl.build import plain
     from activebdl.posteriors import posteriors
 
     rows: list[tuple[str, str]] = []
@@ -306,8 +336,17 @@ def _posteriors() -> list[tuple[str, str]]:
         method = posteriors.get(name)
         rows.append((name, _first_line(inspect.getdoc(method))))
         if dataclasses.is_dataclass(method):
-            rows += [("", f"  {field.name}: {getattr(method(), field.name)}") for field in dataclasses.fields(method)]
+            rows += [("", f"  {key} = {value}") for key, value in _settings("posterior", plain(method()))]
     return rows
+
+
+def _settings(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """The keys that --set takes, with their defaults."""
+    if isinstance(value, dict):
+        for name, deeper in value.items():  # pyright: ignore[reportUnknownVariableType]
+            yield from _settings(f"{key}.{name}", deeper)
+    else:
+        yield key, "null" if value is None else value
 
 
 def _networks() -> list[tuple[str, str]]:
@@ -330,8 +369,9 @@ def _oracles() -> list[tuple[str, str]]:
 
 def _runs(runs: Path) -> list[tuple[str, str]]:
     from activebdl.runs import list_runs
+    from activebdl.sweep import list_comparisons
 
-    rows: list[tuple[str, str]] = []
+    rows: list[tuple[str, str]] = [(name, "comparison") for name in list_comparisons(runs)]
     for info in list_runs(runs):
         done, total = len(info.rounds), len(info.spec.label_counts())
         last = info.rounds[-1] if info.rounds else None

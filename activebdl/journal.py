@@ -208,6 +208,8 @@ class Journal:
 def read_rounds(path: Path) -> list[RoundRecord]:
     """All rounds of a journal that another process may be writing."""
     with contextlib.closing(_read_only(path)) as db:
+        if _is_empty(db):
+            return []
         rows = db.execute("SELECT n_labels, results, written_ms FROM rounds ORDER BY round").fetchall()
     return [RoundRecord(n_labels, json.loads(results), written) for n_labels, results, written in rows]
 
@@ -215,16 +217,24 @@ def read_rounds(path: Path) -> list[RoundRecord]:
 def read_about(path: Path) -> dict[str, Any]:
     """All notes about the run of a journal that another process may be writing."""
     with contextlib.closing(_read_only(path)) as db:
+        if _is_empty(db):
+            return {}
         return {key: json.loads(value) for key, value in db.execute("SELECT key, value FROM about")}
 
 
 def _read_only(path: Path) -> sqlite3.Connection:
     try:
         db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
-        db.execute("SELECT count(*) FROM about")
+        if not _is_empty(db):
+            db.execute("SELECT count(*) FROM about")
     except sqlite3.Error as error:
         raise UserError(f"'{path}' is not a journal that can be read: {error}.") from error
     return db
+
+
+def _is_empty(db: sqlite3.Connection) -> bool:
+    """Whether the process that made the file was killed before there was anything in it."""
+    return db.execute("PRAGMA user_version").fetchone()[0] == 0
 
 
 def _lock(path: Path) -> FileLock:

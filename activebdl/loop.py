@@ -12,7 +12,7 @@ same lines start a run and resume it.
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,20 +20,22 @@ from typing import Any
 import torch
 from torch import nn
 
+from activebdl.counts import check_counts
 from activebdl.data.dataset import ActiveDataset, Inputs, Labelled
 from activebdl.devices import choose_device
 from activebdl.errors import UserError
 from activebdl.journal import Asked, Journal
 from activebdl.metrics import confusion, evaluate, reliability
-from activebdl.oracles import ABSTAIN, Annotation, Request, check_annotations, make_oracle
+from activebdl.oracles import ABSTAIN, Annotation, Request, make_oracle, sort_annotations
 from activebdl.pool import Pool
 from activebdl.posteriors import Draws, InferenceMethod, Posterior
 from activebdl.posteriors.mc_dropout import MCDropout
 from activebdl.progress import Advance, Progress, silent
 from activebdl.randomness import generator
-from activebdl.scoring import Score, Scorer, predictive
+from activebdl.scoring import Score, Scorer, check_score, predictive
 from activebdl.strategies import Query, Selection, Strategy, resolve
 from activebdl.strategies._start import make_start
+from activebdl.training import check_network
 
 _LONGEST_PAUSE = 2.0  # seconds between two looks at an oracle that is still answering
 
@@ -51,7 +53,7 @@ class Round:
         metrics: accuracy, nll, ece and brier on the test set.
         seconds: What "select", "ask", "fit" and "evaluate" took.
         confusion: Counts ``[C true][C predicted]`` on the test set.
-        reliability: Confidence, accuracy and count of each bin on the test set.
+        reliability: Lower edge, mean confidence, accuracy and count of each bin on the test set.
         written_ms: When it was recorded, in milliseconds since 1970; the same after a resume.
     """
 
@@ -170,17 +172,19 @@ class ActiveLearning:
     def _ask(self, journal: Journal, pool: Pool, round: int, attempt: int, asked: Asked) -> dict[int, Annotation]:
         """ask: every answer is in the journal before the pool learns it."""
         answers = journal.annotations(round, attempt)
-        if len(answers) < len(asked.ids):
-            items = self.dataset.pool[torch.tensor(asked.ids)]
-            request = Request(f"round-{round}-attempt-{attempt}", asked.ids, items, self.dataset.classes)
+        missing = tuple(id for id in asked.ids if id not in answers)
+        if missing:
+            items = self.dataset.pool[torch.tensor(missing)]
+            request = Request(f"round-{round}-attempt-{attempt}", missing, items, self.dataset.classes)
             ticket = self.oracle.submit(request)
             pause = 0.0
             while len(answers) < len(asked.ids):
                 time.sleep(pause)
                 pause = min(2 * pause + 0.01, _LONGEST_PAUSE)
-                found = self.oracle.poll(ticket)
-                check_annotations(request, found)
-                journal.write_annotations(found)
+                good, mistake = sort_annotations(self.oracle.poll(ticket), asked.ids, len(self.dataset.classes))
+                journal.write_annotations(good)
+                if mistake:
+                    raise UserError(f"{mistake} {len(good)} good answers of this batch are kept; mend it and go on.")
                 answers = journal.annotations(round, attempt)
         pool.ask(asked.ids)
         for id in asked.ids:
@@ -228,14 +232,28 @@ class ActiveLearning:
                 f"{type(self.method).__name__} never do: take mc_dropout, or max_entropy, margin, least_confidence."
             )
 
+        # The network and the score are tried on two items, so that no label is paid for before they are known to work.
+        example = self.dataset.pool[torch.tensor([0, 0])].to(self.device)
+        check_network(self.network, self.dataset.normalise(example), len(self.dataset.classes))
+        check_method = getattr(self.method, "check", None)
+        if check_method is not None:
+            check_method(self.network, self.dataset.normalise(example))
+        if self.strategy.score is not None:
+            check_score(self.strategy.score, self.draws, len(self.dataset.classes))
+
     def _claim(self, journal: Journal) -> None:
-        """Refuses a journal that holds another run."""
+        """Makes the journal this run's; refuses one that holds another."""
         identity = {
             "dataset": self.dataset.name,
             "pool size": len(self.dataset.pool),
             "classes": list(self.dataset.classes),
-            "strategy": self.strategy.name,
+            "network": str(self.network()),
+            "posterior": repr(self.method) if is_dataclass(self.method) else type(self.method).__name__,
+            "strategy": self.strategy.label,
+            "start": self.starter.name,
             "counts": list(self.counts),
+            "draws": self.draws,
+            "test_draws": self.test_draws,
             "seed": self.seed,
         }
         known = journal.about("identity")
@@ -243,7 +261,7 @@ class ActiveLearning:
             journal.note("identity", identity)
             return
         for key, value in identity.items():
-            if known[key] != value:
+            if key in known and known[key] != value:
                 raise UserError(
                     f"The journal is of another run: its {key} is {known[key]}, not {value}. "
                     "Give this run a journal of its own."
@@ -304,45 +322,6 @@ class Belief:
             "reliability": {name: values.tolist() for name, values in zip(names, bins, strict=True)},
             "seconds": {"fit": self.fit_seconds, "evaluate": time.perf_counter() - begin},
         }
-
-
-def label_counts(initial: int, budget: int, query_size: int, growth: float = 0.0) -> tuple[int, ...]:
-    """The numbers of labels at which a run fits and is measured, from ``initial`` to ``budget``.
-
-    Args:
-        initial: Labels before the first fit.
-        budget: Labels at the end.
-        query_size: Items asked for at a time, at least.
-        growth: When above 0, a later query is as large as this share of the labels there are: while labels are few
-            each query matters, and later ones may be larger at little loss.
-
-    Raises:
-        UserError: The numbers do not fit together.
-    """
-    if initial < 1:
-        raise UserError(f"The first fit needs labels: the initial size is {initial} and must be at least 1.")
-    if query_size < 1:
-        raise UserError(f"The query size is {query_size}; at least 1 item must be asked for at a time.")
-    if budget < initial:
-        raise UserError(f"The budget of {budget} labels is below the initial size of {initial}.")
-    if growth < 0:
-        raise UserError(f"The growth of the query is {growth}; it must not be negative.")
-    counts = [initial]
-    while counts[-1] < budget:
-        counts.append(min(budget, counts[-1] + max(query_size, round(growth * counts[-1]))))
-    return tuple(counts)
-
-
-def check_counts(counts: Sequence[int], pool_size: int) -> None:
-    """Refuses counts that are not ascending from 1 or more, or go beyond the pool.
-
-    Raises:
-        UserError: With the number that is wrong.
-    """
-    if not counts or counts[0] < 1 or any(b <= a for a, b in itertools.pairwise(counts)):
-        raise UserError(f"The label counts must rise from at least 1, and are {list(counts)}.")
-    if counts[-1] > pool_size:
-        raise UserError(f"The budget of {counts[-1]} labels is above the pool, which has {pool_size} items.")
 
 
 def _scores(selection: Selection) -> tuple[float | None, ...]:

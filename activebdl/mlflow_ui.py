@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,7 +39,7 @@ def share_view(client: Any, experiment_id: str) -> None:
         "searchFilter": "params.strategy LIKE '%'",
         "orderByKey": "tags.`mlflow.runName`",
         "orderByAsc": True,
-        "groupBy": {"aggregateFunction": "average", "groupByKeys": [{"mode": "param", "groupByData": "strategy"}]},
+        "groupBy": {"aggregateFunction": "average", "groupByKeys": [{"mode": "param", "groupByData": "label"}]},
         "useGroupedValuesInCharts": True,
         "runsHiddenMode": "SHOW_ALL",  # not only the first 10
         "isAccordionReordered": True,  # or the section below would be put last
@@ -82,14 +83,16 @@ def serve(uri: str, port: int, experiments: Mapping[str, str]) -> None:
     # Without this MLflow starts seven more processes, for jobs that nobody here gives it.
     environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", uri, "--host", "127.0.0.1"]
-    server = subprocess.Popen(
-        [*command, "--port", str(port), "--workers", "1"], stderr=subprocess.DEVNULL, env=environment
-    )
+    with tempfile.TemporaryFile() as log:
+        server = subprocess.Popen([*command, "--port", str(port), "--workers", "1"], stderr=log, env=environment)
 
-    def stop(*_: object) -> None:  # what kills this process would leave the server behind
-        server.terminate()
+        def stop(*_: object) -> None:  # what kills this process would leave the server behind
+            server.terminate()
 
-    signal.signal(signal.SIGTERM, stop)
-    with contextlib.suppress(KeyboardInterrupt):
-        server.wait()
-    server.wait()  # the keyboard has stopped it too, which takes a moment
+        signal.signal(signal.SIGTERM, stop)
+        with contextlib.suppress(KeyboardInterrupt):
+            server.wait()
+        if server.wait() > 0:  # below 0 it was stopped, as it should be
+            log.seek(0)
+            words = log.read().decode(errors="replace").strip().splitlines()
+            raise UserError(f"MLflow's server ended by itself: {words[-1] if words else 'without a word'}")

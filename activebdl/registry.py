@@ -8,6 +8,7 @@ A name is looked up in this order:
 4. ``path/to/file.py:attribute``.
 """
 
+import hashlib
 import importlib
 import importlib.util
 import pkgutil
@@ -45,6 +46,10 @@ class Registry(Generic[T]):
         if name in self._known and self._known[name] is not thing:
             raise UserError(f"The {self.kind} name '{name}' is already taken; choose another.")
         self._known[name] = thing
+
+    def known(self) -> list[T]:
+        """What has been registered by now."""
+        return list(self._known.values())
 
     def names(self) -> list[str]:
         """All names that `get` knows without a module or file reference, in alphabetical order."""
@@ -96,8 +101,9 @@ def load_reference(reference: str, kind: str) -> object:
     else:
         try:
             module = importlib.import_module(place)
-        except ImportError as error:
-            raise UserError(f"Cannot import '{place}' for the {kind} '{reference}': {error}.") from error
+        except Exception as error:
+            reason = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
+            raise UserError(f"Cannot import '{place}' for the {kind} '{reference}': {reason}.") from error
     if not hasattr(module, attribute):
         raise UserError(f"'{place}' has no '{attribute}' to use as {_a(kind)}.")
     return getattr(module, attribute)
@@ -106,7 +112,9 @@ def load_reference(reference: str, kind: str) -> object:
 def _import_file(path: Path, kind: str) -> object:
     if not path.is_file():
         raise UserError(f"There is no file '{path}' to load {_a(kind)} from.")
-    name = f"activebdl_user_{path.stem}"
+    name = f"activebdl_user_{path.stem}_{hashlib.blake2b(str(path.resolve()).encode(), digest_size=4).hexdigest()}"
+    if name in sys.modules:  # a file that has a strategy and an oracle is run once
+        return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None  # true for every file that ends in .py
     module = importlib.util.module_from_spec(spec)
@@ -114,6 +122,7 @@ def _import_file(path: Path, kind: str) -> object:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
+        del sys.modules[name]
         raise UserError(f"'{path}' cannot be loaded: {type(error).__name__}: {error}.") from error
     return module
 

@@ -20,7 +20,7 @@ class Curve:
     """The learning curve of one run.
 
     Args:
-        strategy: By name.
+        strategy: Its label: the name, with the beta of a stochastic rule.
         posterior: By name.
         seed: Of the run.
         counts: Labels at the end of each round.
@@ -59,18 +59,18 @@ def table(curves: Sequence[Curve], rows: int = 14) -> str:
     groups = by_label(curves)
     width = max(14, *(len(label) + 2 for label in groups))
     counts = _common_counts(curves)
-    lines = ["labels".rjust(12) + "".join(label.rjust(width) for label in groups)]
+    lines = ["labels".rjust(14) + "".join(label.rjust(width) for label in groups)]
     for at in _spread(len(counts), rows):
         cells = [_percent([c.accuracy[c.counts.index(counts[at])] for c in group]) for group in groups.values()]
-        lines.append(f"{counts[at]:,}".rjust(12) + "".join(cell.rjust(width) for cell in cells))
+        lines.append(f"{counts[at]:,}".rjust(14) + "".join(cell.rjust(width) for cell in cells))
     lines.append("-" * len(lines[0]))
     for target in TARGETS:
         cells = [_price([labels_to_accuracy(c.counts, c.accuracy, target) for c in g]) for g in groups.values()]
-        lines.append(f"to {target:.0%}".rjust(12) + "".join(cell.rjust(width) for cell in cells))
+        lines.append(f"labels to {target:.0%}".rjust(14) + "".join(cell.rjust(width) for cell in cells))
     areas = [_percent([area_under_curve(c.counts, c.accuracy) for c in group]) for group in groups.values()]
-    lines.append("mean height".rjust(12) + "".join(cell.rjust(width) for cell in areas))
+    lines.append("AULC".rjust(14) + "".join(cell.rjust(width) for cell in areas))
     times = [_minutes([c.seconds for c in group]) for group in groups.values()]
-    lines.append("time a run".rjust(12) + "".join(cell.rjust(width) for cell in times))
+    lines.append("time per run".rjust(14) + "".join(cell.rjust(width) for cell in times))
     return "\n".join(lines)
 
 

@@ -26,7 +26,7 @@ from activebdl.report import Curve
 from activebdl.spec import RunSpec, spec_text, validate
 
 JOURNAL = "journal.sqlite"
-HEADER = "  labels  accuracy     NLL     ECE       fit    choose      test"
+HEADER = "  labels  accuracy     NLL     ECE       fit     query      test"
 
 
 TrackRound = Callable[[ActiveDataset, Round], object]
@@ -90,8 +90,8 @@ def start(
     spec = resolved(spec)
     cycle = build(spec, dataset=dataset, progress=bars)
     with Journal(folder / JOURNAL) as journal:
-        journal.note("spec", spec.model_dump(mode="json"))
         journal.note("uid", uuid.uuid4().hex)
+        journal.note("spec", spec.model_dump(mode="json"))  # last: with it the run has begun
         write_safely(folder / "spec.yaml", spec_text(spec))
         return _go(cycle, spec, folder, journal, tracking)
 
@@ -102,8 +102,7 @@ def resume(folder: Path, *, tracking: Tracking = NO_TRACKING, dataset: ActiveDat
     Raises:
         UserError: There is no such run, or another process is working on it.
     """
-    if not (folder / JOURNAL).is_file():
-        raise UserError(f"There is no run in '{folder}': it has no {JOURNAL}.")
+    spec_of(folder)
     with Journal(folder / JOURNAL) as journal:
         spec = spec_of(folder)
         return _go(build(spec, dataset=dataset, progress=bars), spec, folder, journal, tracking)
@@ -113,8 +112,10 @@ def spec_of(folder: Path) -> RunSpec:
     """The spec of a run.
 
     Raises:
-        UserError: The run stopped before its spec was written.
+        UserError: There is no run, or it stopped before its spec was written.
     """
+    if not (folder / JOURNAL).is_file():
+        raise UserError(f"There is no run in '{folder}': it has no {JOURNAL}.")
     known = read_about(folder / JOURNAL).get("spec")
     if known is None:
         raise UserError(f"The run in '{folder}' stopped before it began; delete the folder and start it again.")
@@ -153,17 +154,13 @@ def _go(cycle: ActiveLearning, spec: RunSpec, folder: Path, journal: Journal, tr
         say(f"  goes on after {done} of {len(cycle.counts)} rounds")
     say(HEADER)
     uid: str = journal.about("uid")
-    try:
-        with tracking.run(spec, folder.name, uid) as track, rounds_bar(len(cycle.counts), done) as advance:
-            for round in cycle.run(journal):
-                rounds.append(round)
-                say(_line(round))
-                track(cycle.dataset, round)
-                if len(rounds) > done:
-                    advance(1)
-    except KeyboardInterrupt:
-        say(f"Stopped. Nothing is lost; go on with: activebdl resume {folder}")
-        raise
+    with tracking.run(spec, folder.name, uid) as track, rounds_bar(len(cycle.counts), done) as advance:
+        for round in cycle.run(journal):
+            rounds.append(round)
+            say(_line(round))
+            track(cycle.dataset, round)
+            if len(rounds) > done:
+                advance(1)
     return curve_of(spec, rounds)
 
 
@@ -171,7 +168,7 @@ def curve_of(spec: RunSpec, rounds: list[Round]) -> Curve:
     """The learning curve of a run's rounds."""
     names = rounds[0].metrics
     return Curve(
-        strategy=make_strategy(spec.strategy).name,
+        strategy=make_strategy(spec.strategy).label,
         posterior=_short(spec.posterior.name),
         seed=spec.seed,
         counts=tuple(round.n_labels for round in rounds),

@@ -13,12 +13,10 @@ from torch import Tensor
 from activebdl.data.dataset import Inputs, Normalise, chunks
 from activebdl.errors import UserError
 from activebdl.posteriors import Draws
+from activebdl.progress import Advance
 
 Score = Callable[[Tensor], Tensor]
 """``f(log_probs [N, K, C]) -> scores [N]``, higher is asked first."""
-
-Progress = Callable[[int], object]
-"""Told how many items are done."""
 
 
 def ignore(count: int) -> None:
@@ -43,7 +41,7 @@ class Scorer:
     normalise: Normalise
     device: torch.device
     chunk: int | None = None
-    on_items: Progress = ignore
+    on_items: Advance = ignore
 
     def reduce(self, ids: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
         """Applies ``f(log_probs [B, K, C]) -> [B, ...]`` chunk by chunk and joins the results, in the order of ids.
@@ -70,18 +68,7 @@ class Scorer:
         Raises:
             UserError: The score's values are not one number per item, or NaN.
         """
-
-        def checked(log_probs: Tensor) -> Tensor:
-            values: object = score(log_probs)
-            if not isinstance(values, Tensor) or values.shape != (len(log_probs),):
-                got = list(values.shape) if isinstance(values, Tensor) else type(values).__name__
-                raise UserError(
-                    f"A score turns log_probs [N, K, C] into one number per item, [N]; for {len(log_probs)} items "
-                    f"'{getattr(score, '__name__', 'score')}' gave {got}."
-                )
-            return values.double()
-
-        values = self.reduce(ids, checked)
+        values = self.reduce(ids, lambda log_probs: checked_scores(score, log_probs)).double()
         if bool(values.isnan().any()):
             raise UserError(
                 f"The score of item {int(ids[values.isnan()][0])} is NaN; a score must be a number or -inf."
@@ -91,6 +78,38 @@ class Scorer:
     def log_probs(self, ids: Tensor) -> Tensor:
         """``[len(ids), K, C]``, held whole: for joint strategies, on a part of the pool."""
         return self.reduce(ids, lambda log_probs: log_probs)
+
+
+def checked_scores(score: Score, log_probs: Tensor) -> Tensor:
+    """``score(log_probs [N, K, C])``, refused when it is not one number per item.
+
+    Raises:
+        UserError: With what it gave.
+    """
+    values: object = score(log_probs)
+    if not isinstance(values, Tensor) or values.shape != (len(log_probs),):
+        got = list(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        raise UserError(
+            f"A score turns log_probs [N, K, C] into one number per item, [N]; for {len(log_probs)} items "
+            f"'{getattr(score, '__name__', 'score')}' gave {got}."
+        )
+    return values
+
+
+def check_score(score: Score, draws: int, classes: int) -> None:
+    """Tries a score on two made-up items, before any label is asked for.
+
+    Raises:
+        UserError: It raises, or does not give one number per item.
+    """
+    log_probs = torch.randn(2, draws, classes, generator=torch.Generator().manual_seed(0)).log_softmax(-1)
+    try:
+        checked_scores(score, log_probs)
+    except UserError:
+        raise
+    except Exception as error:
+        name = getattr(score, "__name__", "score")
+        raise UserError(f"The score '{name}' fails on log_probs [2, {draws}, {classes}]: {error}.") from error
 
 
 def default_chunk(device: torch.device) -> int:

@@ -11,15 +11,13 @@ budget: 1000
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, Self, cast
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from activebdl.counts import check_counts, label_counts
 from activebdl.errors import UserError
-from activebdl.loop import check_counts, label_counts
-
-DEFAULT_PRESET = "mnist-1000"
 
 
 class Named(BaseModel):
@@ -45,6 +43,15 @@ class Comparison(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
     strategies: tuple[Named, ...] = Field(default=(Named(name="power_bald"), Named(name="random")), min_length=1)
     seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+
+    @model_validator(mode="after")
+    def _none_twice(self) -> Self:
+        for key, values in (("strategies", self.strategies), ("seeds", self.seeds)):
+            again = [value for i, value in enumerate(values) if value in values[:i]]
+            if again:
+                what = again[0].name if isinstance(again[0], Named) else again[0]
+                raise ValueError(f"compare.{key} has {what} twice; each stands there once")
+        return self
 
 
 class RunSpec(BaseModel):
@@ -111,13 +118,17 @@ def read_spec(source: str, changes: Mapping[str, Any] | None = None) -> RunSpec:
     """
     text, name = _read(source)
     tree, lines = _parse(text, name)
-    for key, value in (changes or {}).items():
+    changes = changes or {}
+    for key, value in changes.items():
         _change(tree, key.split("."), value)
-        lines.pop(tuple(key.split(".")), None)
+        for end in range(len(key.split("."))):  # a mistake in it is not on any of the file's lines
+            lines.pop(tuple(key.split(".")[: end + 1]), None)
     for key, field in RunSpec.model_fields.items():
         given = tree.get(key)
         if isinstance(given, dict) and "name" not in given and isinstance(field.default, Named):
             tree[key] = {"name": field.default.name, **cast(dict[str, Any], given)}  # options alone: of the default
+    if "experiment" in tree and "experiment" not in changes:
+        tree["experiment"] = _experiment(tree, changes)
     return validate(tree, name, lines)
 
 
@@ -153,6 +164,16 @@ def _preset_folder() -> Any:
 
 def _is_yaml(name: str) -> bool:
     return name.endswith((".yaml", ".yml"))
+
+
+def _experiment(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> str:
+    """The experiment's name, another one when changes make it another data set or protocol."""
+    same = {"strategy", "posterior", "seed", "device", "chunk", "oracle", "compare"}
+    within = ("strategy.", "compare.")
+    if all(key in same or key.startswith(within) for key in changes):
+        return tree["experiment"]
+    dataset = changes.get("dataset")
+    return f"{tree['experiment']}-{dataset if isinstance(dataset, str) and ':' not in dataset else 'custom'}"
 
 
 def _read(source: str) -> tuple[str, str]:

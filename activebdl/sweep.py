@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from activebdl.build import build, make_dataset, resolved
+from activebdl.errors import UserError
 from activebdl.files import write_safely
 from activebdl.journal import read_about
 from activebdl.progress import say
@@ -79,6 +80,11 @@ def read_comparison(folder: Path) -> RunSpec | None:
     return validate({**known["spec"], "compare": known["compare"]}, f"'{folder / COMMON}'")
 
 
+def list_comparisons(runs: Path) -> list[str]:
+    """The names of all comparisons in a folder."""
+    return sorted(str(common.parent.relative_to(runs)) for common in runs.rglob(COMMON))
+
+
 def write_report(curves: list[Curve], folder: Path) -> None:
     """Writes the plot, the numbers and the table of a comparison."""
     write_safely(folder / "curves.png", plot(curves, folder.name))
@@ -99,7 +105,10 @@ def _holds(folder: Path, spec: RunSpec) -> bool:
 
 def _claim(folder: Path, spec: RunSpec) -> str:
     """Writes what the comparison is; returns its uid, which stays the same when it goes on."""
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"'{folder}' cannot be made: {error.strerror or error}.") from error
     file = folder / COMMON
     uid: str = yaml.safe_load(file.read_text(encoding="utf-8"))["uid"] if _holds(folder, spec) else uuid.uuid4().hex
     content = {"uid": uid, "spec": _common(spec), "compare": spec.compare.model_dump(mode="json")}

@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 
+from activebdl.build import make_strategy
 from activebdl.data import ActiveDataset
 from activebdl.errors import UserError
 from activebdl.loop import Round
@@ -226,7 +227,7 @@ def metrics_of(round: Round, classes: tuple[str, ...]) -> dict[str, float]:
 
 def flat(spec: RunSpec) -> dict[str, str]:
     """The spec as MLflow's parameters: ``strategy`` is a name, ``strategy.beta`` an option of it."""
-    params: dict[str, str] = {}
+    params = {"label": f"{make_strategy(spec.strategy).label}, {spec.posterior.name}"}
 
     def walk(key: str, value: Any) -> None:
         if isinstance(value, dict):

@@ -143,6 +143,22 @@ def _batches(n: int, size: int, steps: int, generator: torch.Generator) -> tuple
     return cast(tuple[Tensor, ...], order[: steps * size].split(size))
 
 
+def check_network(network: Callable[[], nn.Module], x: Tensor, classes: int) -> None:
+    """Refuses a network that cannot turn ``x [B, ...]`` into logits ``[B, classes]``, before anything is trained.
+
+    Raises:
+        UserError: It raises, or its output has another shape.
+    """
+    with torch.random.fork_rng(), torch.no_grad():
+        module = network().to(x.device).eval()
+        try:
+            logits = module(x)
+        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise UserError(f"The network cannot read items of shape {list(x.shape[1:])}: {reason}.") from error
+    check_logits(logits, len(x), classes)
+
+
 def check_logits(logits: object, count: int, classes: int) -> None:
     """Refuses a network whose output is not one row of logits per item.
 

@@ -279,7 +279,7 @@ def test_label_counts_of_gal_2017() -> None:
         ((0, 10, 1), "initial size is 0"),
         ((20, 10, 5), "budget of 10 labels is below the initial size of 20"),
         ((20, 100, 0), "query size is 0"),
-        ((20, 100, 10, -0.1), "must not be negative"),
+        ((20, 100, 10, -0.1), "a number that is not negative"),
     ],
 )
 def test_label_counts_refuse_what_does_not_fit(arguments: tuple[Any, ...], message: str) -> None:

@@ -20,18 +20,18 @@ CURVES = [
 
 
 def rows(text: str) -> dict[str, str]:
-    return {line[:12].strip(): line[12:].strip() for line in text.splitlines()}
+    return {line[:14].strip(): line[14:].strip() for line in text.splitlines()}
 
 
 def test_the_table_tells_means_prices_and_areas() -> None:
     told = rows(table(CURVES))
     assert told["labels"].split() == ["bald", "random"]
     assert told["40"].split("  ")[0] == "92.00 ± 2.83"  # sd of .90 and .94, in percent
-    assert told["to 90%"].split() == ["40", "60", "-", "never"]
-    assert told["to 95%"].endswith("never")
-    assert told["to 98%"].split()[0] == "60"
-    assert told["mean height"].split()[0] == "84.00"  # of .82 and .86, the means of (.70, .94) and (.77, .95)
-    assert told["time a run"].split() == ["1.5", "min", "1.5", "min"]
+    assert told["labels to 90%"].split() == ["40", "60", "-", "never"]
+    assert told["labels to 95%"].endswith("never")
+    assert told["labels to 98%"].split()[0] == "60"
+    assert told["AULC"].split()[0] == "84.00"  # of .82 and .86, the means of (.70, .94) and (.77, .95)
+    assert told["time per run"].split() == ["1.5", "min", "1.5", "min"]
 
 
 def test_a_single_seed_has_no_deviation() -> None:
@@ -42,7 +42,7 @@ def test_a_single_seed_has_no_deviation() -> None:
 def test_a_long_table_is_thinned_but_keeps_both_ends() -> None:
     counts = tuple(range(20, 1001, 10))
     text = table([curve("bald", 0, [0.5] * 99, counts)], rows=10)
-    numbers = [int(line[:12].replace(",", "")) for line in text.splitlines() if line[:12].strip()[:1].isdigit()]
+    numbers = [int(line[:14].replace(",", "")) for line in text.splitlines() if line[:14].strip()[:1].isdigit()]
     assert len(numbers) == 10
     assert (numbers[0], numbers[-1]) == (20, 1000)
 

@@ -40,6 +40,9 @@ class Affine:
             raise UserError(f"Affine augmentation needs images [B, channels, H, W], not inputs of shape {[*x.shape]}.")
         maps = self.sample(len(x), generator).to(x.device, x.dtype)
         grid = F.affine_grid(maps, list(x.shape), align_corners=False)
+        if x.device.type == "mps":  # which knows no border padding; clamped to the outermost pixels, none is needed
+            inside = 1 - 1 / torch.tensor([x.shape[3], x.shape[2]], dtype=x.dtype, device=x.device)
+            return F.grid_sample(x, torch.minimum(torch.maximum(grid, -inside), inside), align_corners=False)
         return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:

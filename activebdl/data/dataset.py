@@ -45,7 +45,7 @@ class StreamedInputs:
         """The input with that id, without its label."""
         found = self.source[id]
         found = found[0] if isinstance(found, tuple | list) else found
-        return torch.as_tensor(found)
+        return _single(torch.as_tensor(found))
 
     def __getitem__(self, ids: Tensor, /) -> Tensor:
         return torch.stack([self.item(int(i)) for i in ids])
@@ -231,7 +231,12 @@ def _inputs(x: Tensor | np.ndarray[Any, Any]) -> Tensor:
     tensor = torch.as_tensor(x)
     if tensor.dim() < 2:
         raise UserError(f"Inputs need at least two axes, items and features, not the shape {tuple(tensor.shape)}.")
-    return tensor
+    return _single(tensor)
+
+
+def _single(tensor: Tensor) -> Tensor:
+    """float32 in place of numpy's float64 and of half precision: what networks are made of."""
+    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def _integers(y: Tensor | np.ndarray[Any, Any], what: str) -> Tensor:

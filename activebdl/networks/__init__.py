@@ -49,7 +49,7 @@ def make_network(name: str, input_shape: tuple[int, ...], classes: int, **option
 
     try:
         made: object = fresh()
-    except (TypeError, RuntimeError) as error:
+    except (TypeError, RuntimeError, ValueError) as error:
         raise UserError(f"The network '{name}' cannot be made for inputs {list(input_shape)}: {error}.") from error
     if not isinstance(made, nn.Module):
         raise UserError(f"The network '{name}' gave {type(made).__name__}; it must give an nn.Module.")

@@ -14,11 +14,11 @@ from typing import Any, TypeVar, cast
 
 from activebdl.data.dataset import ActiveDataset
 from activebdl.errors import UserError
-from activebdl.oracles._contract import ABSTAIN, Annotation, Oracle, Request, check_annotations
+from activebdl.oracles._contract import ABSTAIN, Annotation, Oracle, Request, sort_annotations
 from activebdl.oracles.function import FunctionOracle
 from activebdl.registry import Registry
 
-__all__ = ["ABSTAIN", "Annotation", "Oracle", "Request", "check_annotations", "make_oracle", "oracle", "oracles"]
+__all__ = ["ABSTAIN", "Annotation", "Oracle", "Request", "make_oracle", "oracle", "oracles", "sort_annotations"]
 
 OracleMaker = Callable[[ActiveDataset], Oracle]
 M = TypeVar("M", bound=OracleMaker)

@@ -1,8 +1,9 @@
 """What the loop and an oracle say to each other. Q: items of a request, C: classes."""
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 from torch import Tensor
 
@@ -17,7 +18,8 @@ class Request:
     """What the oracle is asked.
 
     Args:
-        key: Names the request within its run; a request that is submitted again after a stop has the same key.
+        key: Names the request within its run. After a stop it is submitted again under the same key, with those ids
+            that have no answer yet.
         ids: Q ids, in the order of choice.
         items: ``[Q, ...]`` the inputs as the data set stores them.
         classes: C names; label c means ``classes[c]``.
@@ -47,6 +49,16 @@ class Annotation:
     cost: float = 0.0
     seconds: float = 0.0
 
+    def __post_init__(self) -> None:
+        """Makes plain integers and floats of what comes, for a numpy integer would be stored as bytes."""
+        for name in ("id", "label"):
+            try:
+                object.__setattr__(self, name, operator.index(getattr(self, name)))
+            except TypeError:
+                raise UserError(f"An annotation's {name} is an integer, not {getattr(self, name)!r}.") from None
+        for name in ("cost", "seconds"):
+            object.__setattr__(self, name, float(getattr(self, name)))
+
 
 class Oracle(Protocol):
     """Whoever gives labels."""
@@ -60,18 +72,28 @@ class Oracle(Protocol):
         ...
 
 
-def check_annotations(request: Request, annotations: Sequence[Annotation]) -> None:
-    """Refuses answers that nobody asked for, and labels that do not exist.
+def sort_annotations(found: object, asked: Sequence[int], classes: int) -> tuple[list[Annotation], str]:
+    """The answers that can be taken, and what is wrong with the first that cannot; empty when all is well.
 
-    Raises:
-        UserError: With the item and what is wrong about it.
+    Args:
+        found: What an oracle's ``poll`` gave.
+        asked: Ids that were asked for.
+        classes: C.
     """
-    asked = set(request.ids)
-    for annotation in annotations:
-        if annotation.id not in asked:
-            raise UserError(f"The oracle answered for item {annotation.id}, which it was not asked for.")
-        if annotation.label != ABSTAIN and not 0 <= annotation.label < len(request.classes):
-            raise UserError(
+    if not isinstance(found, Sequence):
+        return [], f"The oracle's poll must give a list of annotations, not {type(found).__name__}."
+    good: list[Annotation] = []
+    mistakes: list[str] = []
+    for annotation in cast(Sequence[object], found):
+        if not isinstance(annotation, Annotation):
+            mistakes.append(f"The oracle's poll must give annotations, not {type(annotation).__name__}.")
+        elif annotation.id not in asked:
+            mistakes.append(f"The oracle answered for item {annotation.id}, which it was not asked for.")
+        elif annotation.label != ABSTAIN and not 0 <= annotation.label < classes:
+            mistakes.append(
                 f"The oracle gave item {annotation.id} the label {annotation.label}; labels run from 0 to "
-                f"{len(request.classes) - 1}, and {ABSTAIN} abstains."
+                f"{classes - 1}, and {ABSTAIN} abstains."
             )
+        else:
+            good.append(annotation)
+    return good, mistakes[0] if mistakes else ""

@@ -89,8 +89,11 @@ def check_dropout(module: nn.Module, x: Tensor) -> None:
                 f"{name} drops inside {type(child).__name__}(dropout=...), where MC-dropout cannot hold a mask fixed: "
                 "set that to 0 and put nn.Dropout modules after it."
             )
+    buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
     with _FunctionalDropout(module) as found, torch.no_grad(), torch.random.fork_rng():
         module(x)
+    for buffer, before in buffers:  # those of spectral norm change at every call in train mode
+        buffer.copy_(before)
     if found.functional:
         raise UserError(
             f"{name} calls F.{found.functional} in its forward; MC-dropout can hold a mask fixed only for modules: "
@@ -100,6 +103,12 @@ def check_dropout(module: nn.Module, x: Tensor) -> None:
         raise UserError(
             f"{name} has no nn.Dropout module with p > 0, so all its draws would be the same: "
             "add dropout, or use the posterior 'map'."
+        )
+    shapes = [[site.shape for site in find_sites(module, batch).values()] for batch in (x, torch.cat([x, x[:1]]))]
+    if shapes[0] != shapes[1]:
+        raise UserError(
+            f"In {name} dropout acts where the batch is not the first axis (a transformer layer without batch_first?): "
+            "one mask for all items cannot be held there."
         )
 
 
@@ -200,10 +209,10 @@ def _hooked(module: nn.Module, on_dropout: Callable[[str, Tensor], Tensor]) -> G
     calls: dict[str, int] = {}
 
     def hook_for(name: str) -> Callable[..., Tensor]:
-        def hook(_: nn.Module, inputs: tuple[Tensor, ...], __: Tensor) -> Tensor:
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...], named: dict[str, Tensor], __: Tensor) -> Tensor:
             call = calls.get(name, 0)
             calls[name] = call + 1
-            return on_dropout(f"{name}#{call}", inputs[0])
+            return on_dropout(f"{name}#{call}", inputs[0] if inputs else named["input"])
 
         return hook
 
@@ -214,7 +223,7 @@ def _hooked(module: nn.Module, on_dropout: Callable[[str, Tensor], Tensor]) -> G
         with evaluating(module):
             for name, child in module.named_modules():
                 if is_dropout(child):
-                    handles.append(child.register_forward_hook(hook_for(name)))
+                    handles.append(child.register_forward_hook(hook_for(name), with_kwargs=True))
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fastpath)

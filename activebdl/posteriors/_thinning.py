@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
+from activebdl.errors import UserError
 from activebdl.posteriors._masks import CHANNEL_DROPOUT, Site, is_dropout, site_of
 
 POOLS = (
@@ -30,6 +31,7 @@ POOL_FUNCTIONS = (
     F.max_pool1d, F.max_pool2d, F.max_pool3d, F.avg_pool1d, F.avg_pool2d, F.avg_pool3d,
     F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d,
 )  # fmt: skip
+_IN_PLACE = ("iadd", "isub", "imul", "itruediv", "iand", "ior", "ixor", "ipow", "setitem")
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 Role = Literal["cut", "fold", "gather", "mask"]
@@ -89,6 +91,7 @@ class ThinnedGraph:
     def __init__(self, module: nn.Module, example: Tensor) -> None:
         self.graph = _Tracer().trace(module)
         self.modules = dict(module.named_modules())
+        self._refuse_what_is_unsafe(module)
         shapes = _Shapes(module, self.graph)
         with torch.no_grad():
             shapes.run(example)
@@ -107,6 +110,29 @@ class ThinnedGraph:
 
     # ---- reading the graph
 
+    def _refuse_what_is_unsafe(self, module: nn.Module) -> None:
+        """Leaves to the plain path what this class would get wrong.
+
+        Raises:
+            NotImplementedError: A second input, or an in-place operation on a value that others read too.
+            UserError: Dropout modules that are never called.
+        """
+        if len([node for node in self.graph.nodes if node.op == "placeholder"]) > 1:
+            raise NotImplementedError("more than one input")
+        if not self._dropout_nodes():
+            raise UserError(f"The dropout modules of {type(module).__name__} are never called when it reads a batch.")
+        for node in self.graph.nodes:
+            if self._in_place(node) and any(len(source.users) > 1 for source in node.all_input_nodes):
+                raise NotImplementedError("an in-place operation whose effect others see")
+
+    def _in_place(self, node: fx.Node) -> bool:
+        if node.op == "call_module":
+            return any(getattr(child, "inplace", False) for child in self._module(node).modules())
+        name = str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
+        called = node.op in ("call_method", "call_function")
+        by_name = (name.endswith("_") and not name.endswith("__")) or name in _IN_PLACE
+        return called and (by_name or bool(node.kwargs.get("inplace", False)))
+
     def _dropout_nodes(self) -> list[fx.Node]:
         return [node for node in self.graph.nodes if node.op == "call_module" and is_dropout(self._module(node))]
 
@@ -118,9 +144,11 @@ class ThinnedGraph:
         site = self._sites[dropout.name]
         if site.alpha:
             return  # it adds a constant where it drops, and so commutes with nothing
-        channels = isinstance(self._module(dropout), CHANNEL_DROPOUT)
+        channels = self._drops_channels(dropout)
         while (behind := _only_user(dropout)) is not None:
             source = dropout.all_input_nodes[0]
+            if self._in_place(behind) and _only_user(source) is None:
+                return  # it would now write into a value that others read
             if _is_relu(behind, self.modules) or (channels and _is_pool(behind, self.modules)):
                 pass
             elif self._flattens(behind, self._shapes[source.name]) and self._repeat[dropout.name] == 1:
@@ -129,6 +157,10 @@ class ThinnedGraph:
             else:
                 return
             _swap(dropout, behind)
+
+    def _drops_channels(self, dropout: fx.Node) -> bool:
+        """Whether whole channels are dropped; nn.Dropout2d on vectors drops units."""
+        return isinstance(self._module(dropout), CHANNEL_DROPOUT) and len(self._sites[dropout.name].shape) > 1
 
     def _flattens(self, node: fx.Node, shape: tuple[int, ...]) -> bool:
         """Whether a node turns items of this shape into vectors."""
@@ -140,7 +172,7 @@ class ThinnedGraph:
         """Chooses the role of a dropout that has sunk as far as it can."""
         site, repeat = self._sites[dropout.name], self._repeat[dropout.name]
         after = _only_user(dropout)
-        channels = isinstance(self._module(dropout), CHANNEL_DROPOUT)
+        channels = self._drops_channels(dropout)
         if after is None or site.alpha or not self._reads(after, dropout, channels):
             return Dropped(site, repeat, "mask", None, None)
         before = self._computed_by(dropout.all_input_nodes[0], channels)
@@ -154,6 +186,8 @@ class ThinnedGraph:
         if layer.op != "call_module":
             return False
         module, shape = self._module(layer), self._shapes[dropout.all_input_nodes[0].name]
+        if _has_hooks(module):
+            return False
         if type(module) is nn.Linear:
             return len(shape) == 1
         plain = type(module) in CONVOLUTIONS and cast(nn.Conv2d, module).groups == 1
@@ -163,6 +197,8 @@ class ThinnedGraph:
     def _computed_by(self, node: fx.Node, channels: bool) -> fx.Node | None:
         """The layer whose rows are the entries that a dropout behind ``node`` drops, if nothing else reads them."""
         while _only_user(node) is not None:
+            if node.op == "call_module" and _has_hooks(self._module(node)):
+                return None
             if node.op == "call_module" and type(self._module(node)) is nn.Linear:
                 return node if len(self._shapes[node.name]) == 1 else None
             if node.op == "call_module" and type(self._module(node)) in CONVOLUTIONS:
@@ -172,7 +208,8 @@ class ThinnedGraph:
             if len(inputs) != 1:
                 return None
             passes = _is_relu(node, self.modules) or (channels and _is_pool(node, self.modules))
-            if not passes and not (channels and self._flattens(node, self._shapes[inputs[0].name])):
+            flattens = channels and self._flattens(node, self._shapes[inputs[0].name])
+            if not passes and not (flattens and not _names_its_size(node)):
                 return None
             node = inputs[0]
         return None
@@ -236,7 +273,13 @@ class ThinnedGraph:
         return _take_channels(x, plan.live[node.name]) if node.name in plan.live else x
 
     def _call(self, node: fx.Node, values: dict[str, Any]) -> Any:
-        args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: values[n.name])
+        fresh = self._in_place(node)  # a draw may not write into what the next one reads
+
+        def value(source: fx.Node) -> Any:
+            found = values[source.name]
+            return found.clone() if fresh and isinstance(found, Tensor) else found
+
+        args, kwargs = fx.map_arg((node.args, node.kwargs), value)
         if node.op == "call_module":
             return self._module(node)(*args, **kwargs)
         if node.op == "call_method":
@@ -264,7 +307,7 @@ class _Shapes(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         value = super().run_node(n)
         self.item_shapes[n.name] = tuple(value.shape[1:]) if isinstance(value, Tensor) else ()
-        if n.op == "call_module":
+        if n.op == "call_module" and is_dropout(self.submodules[str(n.target)]):
             self.input_of[n.name] = self.env[n.all_input_nodes[0]]
         return value
 
@@ -303,6 +346,16 @@ def _is_pool(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
         return isinstance(module, POOLS) and not getattr(module, "return_indices", False)
     plain = len(node.all_input_nodes) == 1 and not node.kwargs.get("return_indices", False)
     return plain and node.target in POOL_FUNCTIONS
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    """Whether something else happens when the module is called, which a call with cut weights would miss."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def _names_its_size(node: fx.Node) -> bool:
+    """Whether a ``view`` or ``reshape`` tells the number of features, which is smaller when some are left out."""
+    return node.target in ("view", "reshape") and bool(node.args[-1] != -1)
 
 
 def _cut(layer: nn.Module, rows: Tensor | None, columns: tuple[Dropped, Tensor] | None) -> Weights:

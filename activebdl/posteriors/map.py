@@ -21,7 +21,7 @@ from activebdl.training import Training, train
 @posterior("map")
 @dataclass(frozen=True)
 class MAP:
-    """The plain network as an inference method.
+    """The plain network (maximum a posteriori): the baseline, without epistemic uncertainty.
 
     Args:
         training: How the network is trained.

@@ -25,7 +25,7 @@ from activebdl.training import Training, train
 @posterior("mc_dropout")
 @dataclass(frozen=True)
 class MCDropout:
-    """MC-dropout as an inference method, for any module with ``nn.Dropout*`` modules in it.
+    """MC-dropout, for any module with nn.Dropout layers in it.
 
     Args:
         training: How the network is trained.
@@ -49,10 +49,18 @@ class MCDropout:
             UserError: The module has no dropout, or dropout that is not an ``nn.Dropout*`` module.
         """
         example = labelled.normalise(labelled.inputs[:1].repeat(2, *([1] * (labelled.inputs.dim() - 1))))
-        with torch.random.fork_rng():
-            check_dropout(network().to(labelled.device), example)
+        self.check(network, example)
         module = train(network, labelled, self.training, generator=generator, on_step=on_step)
         return DropoutPosterior(module, example, thin=self.thin)
+
+    def check(self, network: Callable[[], nn.Module], example: Tensor) -> None:
+        """Refuses a network without dropout modules, on two normalised items that it can read.
+
+        Raises:
+            UserError: As for `fit`.
+        """
+        with torch.random.fork_rng():
+            check_dropout(network().to(example.device), example)
 
     def steps(self, n: int) -> int:
         """Optimiser steps that a fit to ``n`` labels takes."""

@@ -25,7 +25,7 @@ from torch import Tensor
 from activebdl.errors import UserError
 from activebdl.registry import Registry
 from activebdl.scoring import Score, Scorer, check_draws, ignore
-from activebdl.strategies._selection import RULES, Rule, top_k
+from activebdl.strategies._selection import DEFAULT_BETA, RULES, Rule, top_k
 
 __all__ = ["Query", "Selection", "Strategy", "joint_strategy", "resolve", "strategies", "strategy", "strategy_names"]
 
@@ -79,7 +79,13 @@ class Strategy:
         needs_model: Whether the posterior has to be fitted and sampled for it.
         needs_disagreement: Whether the score is zero unless draws differ.
         doc: What it does, from its docstring.
+        beta: Of the stochastic rule; None where there is none.
     """
+
+    @property
+    def label(self) -> str:
+        """The name, with all that tells it from another of the same name: "power_bald(beta=4)"."""
+        return self.name if self.beta is None else f"{self.name}(beta={self.beta:g})"
 
     name: str
     score: Score | None = None
@@ -88,6 +94,7 @@ class Strategy:
     needs_model: bool = True
     needs_disagreement: bool = False
     doc: str = field(default="", repr=False)
+    beta: float | None = None
 
     def select(self, query: Query) -> Selection:
         """Chooses Q distinct ids out of ``query.unlabelled``.
@@ -131,6 +138,9 @@ def _adopt(name: str, found: object) -> Strategy:
         return found
     if not callable(found):
         raise UserError(f"The strategy '{name}' must be a function of log_probs, or of a query.")
+    for known in strategies.known():  # a registered function, found again in its file
+        if found in (known.score, known.joint):
+            return known
     short = name.rpartition(":")[2]
     first = next(iter(inspect.signature(found).parameters), "")
     doc = inspect.getdoc(found) or ""
@@ -183,10 +193,10 @@ def resolve(strategy: str | Strategy | Score, *, beta: float | None = None) -> S
     Args:
         strategy: A name, with a stochastic rule in front or not ("bald", "power_bald"); a score function; a function
             of a ``query``; a `Strategy`.
-        beta: Of the stochastic rule: higher is closer to the top Q. None takes the rule's own.
+        beta: Of the stochastic rule: higher is closer to the top Q. None takes 1.
 
     Raises:
-        UserError: An unknown name, or a rule in front of a strategy without scores.
+        UserError: An unknown name, a rule in front of a strategy without scores, or a beta without a rule.
     """
     if not isinstance(strategy, str):
         return _adopt(getattr(strategy, "__name__", "custom"), strategy)
@@ -195,7 +205,10 @@ def resolve(strategy: str | Strategy | Score, *, beta: float | None = None) -> S
         base = strategies.get(rest)
         if base.score is None:
             raise UserError(f"'{rest}' has no scores, so the rule '{rule_name}' cannot be put in front of it.")
-        return replace(base, name=strategy, rule=RULES[rule_name](beta))
+        beta = DEFAULT_BETA if beta is None else beta
+        return replace(base, name=strategy, rule=RULES[rule_name](beta), beta=beta)
+    if beta is not None:
+        raise UserError(f"'{strategy}' has no stochastic rule, so it takes no beta; is power_{strategy} meant?")
     return strategies.get(strategy)
 
 

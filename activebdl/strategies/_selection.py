@@ -18,6 +18,8 @@ from torch import Tensor
 
 from activebdl.errors import UserError
 
+DEFAULT_BETA = 1.0
+
 Rule = Callable[[Tensor, int, torch.Generator], Tensor]
 """``f(scores [N], Q, generator) -> positions [Q]`` in the scores, best first."""
 
@@ -29,9 +31,9 @@ def top_k(scores: Tensor, quantity: int, generator: torch.Generator) -> Tensor:
     return shuffled[order[:quantity]]
 
 
-def power(beta: float | None = None) -> Rule:
+def power(beta: float = DEFAULT_BETA) -> Rule:
     """Samples in proportion to ``score ** beta``; scores must not be negative. Scores of 0 come last."""
-    beta = _positive(beta, default=1.0)
+    beta = _positive(beta)
 
     def rule(scores: Tensor, quantity: int, generator: torch.Generator) -> Tensor:
         # Scores such as BALD are >= 0 up to rounding; a truly negative score has no power.
@@ -42,15 +44,15 @@ def power(beta: float | None = None) -> Rule:
     return rule
 
 
-def softmax(beta: float | None = None) -> Rule:
+def softmax(beta: float = DEFAULT_BETA) -> Rule:
     """Samples in proportion to ``exp(beta * score)``."""
-    beta = _positive(beta, default=1.0)
+    beta = _positive(beta)
     return lambda scores, quantity, generator: _gumbel_top_k(beta * scores, quantity, generator)
 
 
-def softrank(beta: float | None = None) -> Rule:
+def softrank(beta: float = DEFAULT_BETA) -> Rule:
     """Samples in proportion to ``rank ** -beta``; only the order of the scores matters."""
-    beta = _positive(beta, default=1.0)
+    beta = _positive(beta)
 
     def rule(scores: Tensor, quantity: int, generator: torch.Generator) -> Tensor:
         best_first = top_k(scores, len(scores), generator)
@@ -61,7 +63,7 @@ def softrank(beta: float | None = None) -> Rule:
     return rule
 
 
-RULES: dict[str, Callable[[float | None], Rule]] = {"power": power, "softmax": softmax, "softrank": softrank}
+RULES: dict[str, Callable[[float], Rule]] = {"power": power, "softmax": softmax, "softrank": softrank}
 
 
 def _gumbel_top_k(log_weights: Tensor, quantity: int, generator: torch.Generator) -> Tensor:
@@ -72,9 +74,7 @@ def _gumbel_top_k(log_weights: Tensor, quantity: int, generator: torch.Generator
     return top_k(log_weights + gumbel, quantity, generator)
 
 
-def _positive(beta: float | None, default: float) -> float:
-    if beta is None:
-        return default
+def _positive(beta: float) -> float:
     if not beta > 0:
         raise UserError(f"The beta of a stochastic rule must be above 0, and is {beta}.")
     return beta

@@ -36,7 +36,7 @@ def make_start(name: str, dataset: ActiveDataset) -> Strategy:
 def _balanced(labels: Tensor, query: Query) -> Tensor:
     """Q ids, class by class in turn, at random within a class."""
     shuffled = query.unlabelled[torch.randperm(len(query.unlabelled), generator=query.generator)]
-    turn = torch.empty_like(shuffled)  # the how-manieth of its class each item is
+    turn = torch.empty_like(shuffled)  # each item's rank within its class
     for c in labels.unique():
         of_class = labels[shuffled] == c
         turn[of_class] = torch.arange(int(of_class.sum()))

@@ -26,8 +26,8 @@ def test_a_run_tells_each_round_a_table_and_where_to_look(tmp_path: Path) -> Non
     told = activebdl(tmp_path, "run", "digits-small", "--seed", "3", *QUICK).stdout
     assert "pool 1,297, test 500, 3 rounds from 20 to 60 labels, on cpu" in told
     assert re.findall(r"^ +(\d+) +\d+\.\d\d % +\d", told, re.MULTILINE) == ["20", "40", "60"]
-    assert "to 90%" in told
-    folder = tmp_path / "runs" / "digits-small-bald-mc_dropout-seed3"
+    assert "labels to 90%" in told
+    folder = tmp_path / "runs" / "digits-small-custom-bald-mc_dropout-seed3"
     assert f"kept in   {folder.relative_to(tmp_path)}" in told
     assert "steps: 20" in (folder / "spec.yaml").read_text()
     assert "finished" in activebdl(tmp_path, "list", "runs").stdout
@@ -44,7 +44,7 @@ def test_a_comparison_shares_the_start_goes_on_and_can_be_widened(tmp_path: Path
     first = activebdl(tmp_path, *command, "--seeds", "1").stdout
     rows = [line.split()[1] for line in first.splitlines() if re.match(r" +20 +\d+\.\d+ % +\d", line)]
     assert len(set(rows)) == 1
-    folder = tmp_path / "runs" / "digits-small"
+    folder = tmp_path / "runs" / "digits-small-custom"
     assert (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert len((folder / "curves.csv").read_text().splitlines()) == 1 + 2 * 3
     journals = {path: path.stat().st_mtime_ns for path in folder.rglob("journal.sqlite")}
@@ -58,13 +58,13 @@ def test_a_comparison_shares_the_start_goes_on_and_can_be_widened(tmp_path: Path
 def test_a_comparison_is_resumed_by_its_name_and_tells_betas_apart(tmp_path: Path) -> None:
     strategies = "compare.strategies=[{name: power_bald, beta: 1}, {name: power_bald, beta: 50}]"
     told = activebdl(tmp_path, "compare", "digits-small", "--seeds", "1", "--set", strategies, *QUICK).stdout
-    folder = tmp_path / "runs" / "digits-small"
+    folder = tmp_path / "runs" / "digits-small-custom"
     names = [f"power_bald-mc_dropout-seed0{end}" for end in ("", "-2")]
     assert sorted(path.parent.name for path in folder.rglob("spec.yaml")) == names
-    assert ["beta: 1" in (folder / name / "spec.yaml").read_text() for name in names] == [True, False]
+    assert ["beta: 1.0" in (folder / name / "spec.yaml").read_text() for name in names] == [True, False]
     shutil.rmtree(folder / names[1])
     (folder / "curves.csv").unlink()
-    again = activebdl(tmp_path, "resume", "digits-small", "--no-mlflow").stdout
+    again = activebdl(tmp_path, "resume", "digits-small-custom", "--no-mlflow").stdout
     assert again.count("finished before") == 1
     assert (folder / names[1]).is_dir()
     assert _table(again) == _table(told)
@@ -73,7 +73,7 @@ def test_a_comparison_is_resumed_by_its_name_and_tells_betas_apart(tmp_path: Pat
 def _table(told: str) -> list[str]:
     """The lines of the last table, but for the one that tells times."""
     lines = told[told.rindex("labels  ") :].splitlines()
-    return [line for line in lines if "time a run" not in line]
+    return [line for line in lines if "time per run" not in line]
 
 
 def test_a_log_file_has_no_progress_bars(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_ones_own_oracle_strategy_and_network_by_file(tmp_path: Path) -> None:
     )
     own = ["--oracle", "mine.py:oracle", "--strategy", "mine.py:surprise", "--network", "mine.py:network"]
     told = activebdl(tmp_path, "run", "digits-small", *own, *QUICK).stdout
-    assert "runs/digits-small-surprise-mc_dropout-seed0" in told
+    assert "runs/digits-small-custom-surprise-mc_dropout-seed0" in told
 
 
 MISTAKES: list[tuple[list[str], str]] = [
@@ -128,6 +128,28 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["run", "digits-small", "--set", "posterior.training.learning_rate=1e30"], "The loss became nan at step"),
     (["run", "digits-small", "--runs", "file"], "cannot be written"),
     (["compare", "digits-small", "--seeds", "x"], "--seeds takes how many (3) or which ones (0,1,2), not 'x'"),
+    (["run", "digits-small", "--set", "strategy.beta=3"], "'bald' has no stochastic rule, so it takes no beta"),
+    (["run", "digits-small", "--strategy", "power_bald", "--set", "strategy.beta=x"], "'beta' of the strategy"),
+    (
+        ["run", "digits-small", "--set", "posterior.training=abc"],
+        "'training' of the posterior 'mc_dropout' takes",
+    ),
+    (
+        ["run", "digits-small", "--set", "posterior.training.augmentation=5"],
+        "The augmentation is a name (affine)",
+    ),
+    (["run", "digits-small", "--set", "network.dropout=1.5"], "cannot be made for inputs"),
+    (["run", "digits-small", "--set", "network.hidden=abc"], "'hidden' of the network 'mlp'"),
+    (["run", "digits-small", "--set", "growth=.nan"], "must be a number that is not negative"),
+    (["run", "digits-small", "--strategy", ":foo"], "Cannot import ''"),
+    (["run", "digits-small", "--oracle", "bad.py:odd_object"], "An annotation's label is an integer, not 2.5"),
+    (["run", "digits-small", "--network", "bad.py:no_dropout"], "has no nn.Dropout module"),
+    (
+        ["run", "digits-small", "--network", "bad.py:too_narrow"],
+        "one column per class; it gave (2, 3)",
+    ),
+    (["compare", "digits-small", "--strategies", "bald,bald"], "bald twice"),
+    (["compare", "digits-small", "--runs", "file"], "cannot be"),
     (["resume", "nothing"], "There is no run 'nothing' in 'runs'. Known: none yet"),
 ]
 
@@ -136,6 +158,17 @@ import torch
 from activebdl import ActiveDataset
 def wrong_shape(items): return [0]
 def out_of_range(items): return [10] * len(items)
+class Odd:
+    def submit(self, request):
+        self.ids = request.ids
+        return "ticket"
+    def poll(self, ticket):
+        from activebdl import Annotation
+        return [Annotation(id, 2.5) for id in self.ids]
+odd_object = Odd()
+def no_dropout(shape, classes): return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, classes))
+Net = torch.nn.Sequential
+def too_narrow(shape, classes): return Net(torch.nn.Dropout(), torch.nn.Flatten(), torch.nn.Linear(64, 3))
 def with_nan():
     x, y = torch.rand(50, 1, 8, 8), torch.arange(50) % 10
     x[3] = float("nan")

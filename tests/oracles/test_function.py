@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from activebdl import ABSTAIN, ActiveDataset, Annotation, Request, UserError
-from activebdl.oracles import check_annotations, make_oracle
+from activebdl.oracles import make_oracle, sort_annotations
 from activebdl.oracles.function import FunctionOracle
 
 REQUEST = Request("round-0", (7, 3, 5), torch.arange(6).view(3, 2), ("a", "b", "c"))
@@ -61,16 +61,29 @@ def test_a_function_that_raises_is_told_with_its_error() -> None:
 
 
 @pytest.mark.parametrize(
-    ("annotation", "message"),
+    ("found", "message"),
     [
-        (Annotation(4, 0), "item 4, which it was not asked for"),
-        (Annotation(7, 3), "item 7 the label 3; labels run from 0 to 2"),
-        (Annotation(7, -2), "label -2"),
+        ([Annotation(4, 0)], "item 4, which it was not asked for"),
+        ([Annotation(7, 3)], "item 7 the label 3; labels run from 0 to 2"),
+        ([Annotation(7, -2)], "label -2"),
+        ([(7, 1)], "must give annotations, not tuple"),
     ],
 )
-def test_answers_to_the_wrong_items_or_with_wrong_labels_are_refused(annotation: Annotation, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        check_annotations(REQUEST, [Annotation(3, 1), Annotation(5, ABSTAIN), annotation])
+def test_bad_answers_are_told_and_the_good_ones_kept(found: list[Any], message: str) -> None:
+    good = [Annotation(3, 1), Annotation(5, ABSTAIN)]
+    kept, mistake = sort_annotations([*found, *good], REQUEST.ids, 3)
+    assert kept == good
+    assert message in mistake
+    assert sort_annotations(good, REQUEST.ids, 3) == (good, "")
+    assert "not NoneType" in sort_annotations(None, REQUEST.ids, 3)[1]
+
+
+def test_annotations_hold_plain_numbers() -> None:
+    annotation = Annotation(np.int64(7), torch.tensor(2), cost=np.float32(0.5))  # type: ignore[arg-type]
+    assert [type(value) for value in (annotation.id, annotation.label, annotation.cost)] == [int, int, float]
+    for label in (2.5, None, "2"):
+        with pytest.raises(UserError, match="An annotation's label is an integer"):
+            Annotation(7, label)  # type: ignore[arg-type]
 
 
 def test_the_datasets_own_labels(dataset: ActiveDataset) -> None:
