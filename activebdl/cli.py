@@ -111,16 +111,16 @@ def compare(
     """Runs several strategies and seeds side by side; the same command again goes on where it stopped."""
     from activebdl import sweep
     from activebdl.report import table
-    from activebdl.spec import named_strategy, read_spec
+    from activebdl.spec import named_strategy, read_spec, validate
 
     changes = _changes(data, network, posterior, oracle, budget, query_size, initial, draws, device, set)
     spec = read_spec(source, changes)
-    wanted: dict[str, Any] = {}
+    wanted = spec.compare.model_dump()
     if strategies is not None:
-        wanted["strategies"] = tuple(named_strategy(spec, each.strip()) for each in strategies.split(","))
+        wanted["strategies"] = [named_strategy(spec, each.strip()) for each in strategies.split(",")]
     if seeds is not None:
         wanted["seeds"] = _seeds(seeds)
-    spec = spec.model_copy(update={"compare": spec.compare.model_copy(update=wanted)})
+    spec = validate({**spec.model_dump(), "compare": wanted}, "the command line")
     tracking = _tracking(runs, spec.experiment, mlflow)
     folder = sweep.comparison_folder(spec, runs, name)
     with _resumable(folder, runs):

@@ -54,7 +54,8 @@ class Registry(Generic[T]):
     def names(self) -> list[str]:
         """All names that `get` knows without a module or file reference, in alphabetical order."""
         self._import_builtin()
-        return sorted({*self._known, *(point.name for point in entry_points(group=self.group))})
+        own = (name for name in self._known if ":" not in name)  # references are names of one user's things
+        return sorted({*own, *(point.name for point in entry_points(group=self.group))})
 
     def get(self, name: str) -> T:
         """What ``name`` stands for.
