@@ -4,6 +4,7 @@ No early stopping: a validation set would need labels of its own, and on small o
 (see Kirsch et al. 2019, who paid 1,000 labels for theirs).
 """
 
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -84,15 +85,20 @@ def train(
         raise UserError("There is nothing to fit to: not one item is labelled.")
     with global_rng_from(generator, labelled.device):
         module = network().to(labelled.device).train()
-        if labelled.inputs.dim() == 4:
-            module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        losses = _optimise(module, labelled, training, generator, on_step or (lambda: None))
+        layout = _lay_out(module, labelled.normalise(labelled.inputs[:1].float()))
+        module.train()
+        losses = _optimise(module, labelled, training, layout, generator, on_step or (lambda: None))
     _refuse_unfinite(losses)
     return module.eval().requires_grad_(False)
 
 
 def _optimise(
-    module: nn.Module, labelled: Labelled, training: Training, generator: torch.Generator, on_step: Step
+    module: nn.Module,
+    labelled: Labelled,
+    training: Training,
+    layout: torch.memory_format,
+    generator: torch.Generator,
+    on_step: Step,
 ) -> Tensor:
     """Runs all steps; returns the loss of each, on the device, so that no step waits for a transfer."""
     steps = training.total_steps(len(labelled))
@@ -104,9 +110,7 @@ def _optimise(
         if training.augmentation is not None:
             x = training.augmentation(x, generator)
         x = labelled.normalise(x)
-        if x.dim() == 4:
-            x = x.contiguous(memory_format=torch.channels_last)
-        logits = module(x)
+        logits = module(x.contiguous(memory_format=layout))
         if step == 0:
             check_logits(logits, len(x), labelled.classes)
         loss = F.cross_entropy(logits, labelled.labels[batch])
@@ -141,6 +145,20 @@ def _batches(n: int, size: int, steps: int, generator: torch.Generator) -> tuple
     epochs = -(-steps * size // n)
     order = torch.rand(epochs, n, generator=generator).argsort(dim=1).flatten()
     return cast(tuple[Tensor, ...], order[: steps * size].split(size))
+
+
+def _lay_out(module: nn.Module, x: Tensor) -> torch.memory_format:
+    """Lays the weights out for images, and tells for which layout of ``x [1, ...]``.
+
+    channels_last is much faster; a module that calls ``view`` on its images cannot take it.
+    """
+    if x.dim() == 4:
+        module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        with contextlib.suppress(RuntimeError), torch.no_grad():
+            module.eval()(x.repeat(2, 1, 1, 1).contiguous(memory_format=torch.channels_last))
+            return torch.channels_last
+        module.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
+    return torch.contiguous_format
 
 
 def check_network(network: Callable[[], nn.Module], x: Tensor, classes: int) -> None:

@@ -101,6 +101,15 @@ def test_files_that_are_no_journals_of_this_version(path: Path) -> None:
         Journal(path)
 
 
+def test_a_file_whose_maker_was_killed_at_once_is_empty(path: Path) -> None:
+    path.parent.mkdir()
+    db = sqlite3.connect(path)
+    db.execute("PRAGMA journal_mode=WAL")
+    db.close()
+    assert read_about(path) == {}
+    assert read_rounds(path) == []
+
+
 def test_a_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):

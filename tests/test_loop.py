@@ -230,6 +230,67 @@ def test_a_wrong_label_ends_the_run_and_is_not_written(
     assert len(list(cycle(dataset, network, journal=path))) == 3  # and it can be mended
 
 
+def test_the_good_answers_of_a_bad_batch_are_kept_and_not_asked_for_again(
+    dataset: ActiveDataset, network: Network, tmp_path: Path
+) -> None:
+    assert dataset.labels is not None
+    path, asked = tmp_path / "journal.sqlite", list[int]()
+
+    class Typo(SlowOracle):
+        def poll(self, ticket: str) -> list[Annotation]:
+            labels = [int(self.labels[id]) for id in self.requests[-1].ids]
+            return [Annotation(id, label) for id, label in zip(self.requests[-1].ids, [77, *labels[1:]], strict=True)]
+
+    def mended(items: Tensor, ids: Tensor) -> Tensor:
+        asked.extend(ids.tolist())
+        return dataset.labels[ids]  # type: ignore[index]
+
+    with pytest.raises(UserError, match=r"the label 77; .* 4 good answers of this batch are kept"):
+        list(cycle(dataset, network, oracle=Typo(dataset.labels), journal=path))
+    with Journal(path) as journal:
+        assert len(journal.annotations(0, 0)) == 4
+    rounds = list(cycle(dataset, network, oracle=mended, journal=path))
+    assert len(asked) == 18 - 4
+    assert timeless(rounds) == timeless(list(cycle(dataset, network)))
+
+
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        ({"posterior": MCDropout(Training(steps=31, learning_rate=0.01))}, "posterior"),
+        ({"draws": 9}, "draws"),
+        ({"start": "balanced"}, "start"),
+        ({"network": lambda: nn.Sequential(nn.Dropout(0.5), nn.Linear(2, 3))}, "network"),
+    ],
+)
+def test_a_journal_of_another_protocol_is_refused(
+    dataset: ActiveDataset, network: Network, tmp_path: Path, options: dict[str, Any], what: str
+) -> None:
+    path = tmp_path / "journal.sqlite"
+    next(iter(cycle(dataset, network, journal=path)))
+    with pytest.raises(UserError, match=f"its {what} is"):
+        next(iter(cycle(dataset, options.pop("network", network), journal=path, **options)))
+
+
+def test_a_network_or_score_that_cannot_work_costs_no_label(dataset: ActiveDataset, network: Network) -> None:
+    def oracle(items: Tensor) -> list[int]:
+        raise AssertionError("a label was asked for")
+
+    for bad, message in (
+        (lambda: nn.Linear(2, 3), "no nn.Dropout module"),
+        (lambda: nn.Sequential(nn.Dropout(), nn.Linear(2, 4)), "one column per class"),
+        (lambda: nn.Sequential(nn.Dropout(), nn.Linear(5, 3)), "cannot read items of shape"),
+    ):
+        with pytest.raises(UserError, match=message):
+            cycle(dataset, bad, oracle=oracle)
+    for score, message in (
+        (lambda log_probs: log_probs[:, 0], "one number per item"),
+        (lambda log_probs: log_probs.foo, "fails on log_probs"),
+    ):
+        with pytest.raises(UserError, match=message):
+            cycle(dataset, network, oracle=oracle, strategy=score)
+
+
 # ---- mistakes ----
 
 

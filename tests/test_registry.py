@@ -45,6 +45,19 @@ def test_a_bad_reference_says_what_is_wrong(reference: str, message: str) -> Non
         fresh().get(reference)
 
 
+def test_a_file_with_a_decorated_strategy_and_an_oracle_is_run_once(tmp_path: Path) -> None:
+    file = tmp_path / "own.py"
+    file.write_text(
+        "from activebdl import strategy\n"
+        "@strategy('decorated', needs_disagreement=True)\ndef mine(log_probs):\n    return log_probs[:, 0, 0]\n"
+        "def label(items):\n    return [0] * len(items)\n"
+    )
+    assert strategies.get(f"{file}:mine").name == "decorated"
+    assert strategies.get(f"{file}:mine").needs_disagreement
+    assert fresh().get(f"{file}:label") is not None
+    assert f"{file}:mine" not in strategies.names()
+
+
 def test_a_file_that_raises_is_told_with_its_error(tmp_path: Path) -> None:
     file = tmp_path / "broken.py"
     file.write_text("1 / 0\n")

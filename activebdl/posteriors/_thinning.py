@@ -8,7 +8,8 @@ Three facts make it fast; all are exact, and the tests hold them against the pla
 3. **Thinned sub-networks** (Srivastava et al. 2014). A draw's mask is the same for every item, so what it drops need
    not be computed: the live rows and columns of the weights are cut out once per draw, and the matrices are smaller.
 
-The module is read with torch.fx. One that cannot be traced takes the plain path, `_masks.run_with_masks`.
+The module is read with torch.fx. One that cannot be, or that this would get wrong, takes the plain path instead,
+`_masks.run_with_masks`.
 B: items of a batch, K: draws, C: classes.
 """
 
@@ -86,9 +87,13 @@ class ThinnedGraph:
     Args:
         module: The network, which must be traceable by torch.fx.
         example: A batch that it can read, of two items or more.
+        layout: Of images, and of the weights that are cut for them.
     """
 
-    def __init__(self, module: nn.Module, example: Tensor) -> None:
+    def __init__(
+        self, module: nn.Module, example: Tensor, layout: torch.memory_format = torch.contiguous_format
+    ) -> None:
+        self._layout = layout
         self.graph = _Tracer().trace(module)
         self.modules = dict(module.named_modules())
         self._refuse_what_is_unsafe(module)
@@ -242,7 +247,9 @@ class ThinnedGraph:
                 rows[cast(str, dropped.before)] = _live(keep)
         for node in self.branch:
             if node.name in rows or node.name in columns:
-                plan.weights[node.name] = _cut(self._module(node), rows.get(node.name), columns.get(node.name))
+                plan.weights[node.name] = _cut(
+                    self._module(node), rows.get(node.name), columns.get(node.name), self._layout
+                )
         return plan
 
     # ---- running
@@ -358,7 +365,9 @@ def _names_its_size(node: fx.Node) -> bool:
     return node.target in ("view", "reshape") and bool(node.args[-1] != -1)
 
 
-def _cut(layer: nn.Module, rows: Tensor | None, columns: tuple[Dropped, Tensor] | None) -> Weights:
+def _cut(
+    layer: nn.Module, rows: Tensor | None, columns: tuple[Dropped, Tensor] | None, layout: torch.memory_format
+) -> Weights:
     """The weights of a layer for one draw: live rows, and live columns times dropout's scale."""
     assert isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
     weight, bias = layer.weight.detach(), layer.bias
@@ -374,7 +383,7 @@ def _cut(layer: nn.Module, rows: Tensor | None, columns: tuple[Dropped, Tensor] 
             live = _live(keep.repeat_interleave(dropped.repeat), dropped.repeat)
             weight = weight[:, live] * (dropped.site.scale if bool(keep.any()) else 0.0)
     if weight.dim() == 4:
-        weight = weight.contiguous(memory_format=torch.channels_last)
+        weight = weight.contiguous(memory_format=layout)
     return Weights(weight, bias)
 
 

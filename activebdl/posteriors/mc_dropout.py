@@ -7,6 +7,7 @@ A draw is ONE function: its masks are drawn once, and every item meets the same 
 right, and what lets the dropped parts of the network be left out, see `_thinning`).
 """
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -79,7 +80,7 @@ class DropoutPosterior:
     def __init__(self, module: nn.Module, example: Tensor, *, thin: bool = True) -> None:
         check_dropout(module, example)
         self.module = module
-        self.graph = _thinned(module, example) if thin else None
+        self.graph, self.layout = _thinned(module, example) if thin else (None, torch.contiguous_format)
         self.sites = self.graph.sites() if self.graph is not None else find_sites(module, example)
         self.device = example.device
 
@@ -89,7 +90,7 @@ class DropoutPosterior:
         if self.graph is None:
             return MaskedDraws(self.module, self.sites, list(masks))
         with torch.no_grad():
-            return ThinnedDraws(self.module, self.graph, [self.graph.plan(mask) for mask in masks])
+            return ThinnedDraws(self.module, self.graph, [self.graph.plan(mask) for mask in masks], self.layout)
 
 
 @dataclass(frozen=True)
@@ -99,6 +100,7 @@ class ThinnedDraws:
     module: nn.Module
     graph: ThinnedGraph
     plans: Sequence[DrawPlan]
+    layout: torch.memory_format = torch.contiguous_format
 
     @property
     def count(self) -> int:
@@ -107,7 +109,7 @@ class ThinnedDraws:
 
     def log_probs(self, x: Tensor) -> Tensor:
         """``[B, ...] -> [B, K, C]``."""
-        x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+        x = x.contiguous(memory_format=self.layout)
         with evaluating(self.module), torch.inference_mode():
             trunk = self.graph.run_trunk(x)
             logits = [self.graph.run_draw(trunk, plan) for plan in self.plans]  # K times [B, C]
@@ -134,10 +136,18 @@ class MaskedDraws:
             return log_softmax(torch.stack(logits, dim=1))
 
 
-def _thinned(module: nn.Module, example: Tensor) -> ThinnedGraph | None:
-    """The module's graph; None when its forward depends on values, which torch.fx cannot follow."""
-    try:
-        with evaluating(module):
-            return ThinnedGraph(module, example)
-    except (TraceError, TypeError, AttributeError, NotImplementedError, RuntimeError):
-        return None
+def _thinned(module: nn.Module, example: Tensor) -> tuple[ThinnedGraph | None, torch.memory_format]:
+    """The module's graph, tried on the example in the fastest layout that it takes; None when no layout will do."""
+    layouts = (torch.channels_last, torch.contiguous_format) if example.dim() == 4 else (torch.contiguous_format,)
+    for layout in layouts:
+        # What is caught: torch.fx cannot follow the forward, or the forward cannot take the layout.
+        with (
+            contextlib.suppress(TraceError, TypeError, AttributeError, NotImplementedError, RuntimeError, LookupError),
+            evaluating(module),
+            torch.no_grad(),
+        ):
+            graph = ThinnedGraph(module, example, layout)
+            masks = next(draw_masks(graph.sites(), 1, torch.Generator().manual_seed(0), example.device))
+            graph.run_draw(graph.run_trunk(example.contiguous(memory_format=layout)), graph.plan(masks))
+            return graph, layout
+    return None, torch.contiguous_format

@@ -45,6 +45,11 @@ def test_the_users_own_arrays() -> None:
     assert float(data.normalise(data.pool).max()) == pytest.approx(39 / 255)
 
 
+def test_numpys_float64_becomes_what_networks_are_made_of() -> None:
+    data = ActiveDataset.from_arrays(np.random.rand(9, 4), np.arange(9) % 3, np.random.rand(6, 4), np.arange(6) % 3)
+    assert data.normalise(data.pool[torch.tensor([0])]).dtype == torch.float32
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_map_style_dataset_is_streamed_in_order(workers: int) -> None:
     source = Squares(1000)

@@ -78,6 +78,83 @@ class Tokens(nn.Module):
         return self.b(self.drop(F.relu(self.a(x[:, 0])))).mean(1)  # [B, 8 tokens, 8] -> [B, 3]
 
 
+class Scaled(nn.Module):
+    """A forward with a default argument: a second input for torch.fx."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.drop, self.b = nn.Linear(64, 8), nn.Dropout(0.5), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor, scale: float = 0.5) -> Tensor:
+        return self.b(self.drop(self.a(x.flatten(1) * scale)))
+
+
+class InPlace(nn.Module):
+    """In-place operations on values that are read elsewhere too."""
+
+    def __init__(self, add: bool) -> None:
+        super().__init__()
+        self.a, self.b, self.out = nn.Linear(64, 8), nn.Linear(8, 8), nn.Linear(8, 3)
+        self.drop, self.relu, self.add = nn.Dropout(0.5), nn.ReLU(inplace=True), add
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(x.flatten(1))
+        if self.add:
+            return self.out(h.add_(self.drop(h.tanh())))
+        return self.out(h + self.b(self.relu(self.drop(h))))
+
+
+class LiteralView(nn.Module):
+    """The features counted out in the forward, as the BatchBALD authors have them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.drop1 = nn.Conv2d(1, 4, 3), nn.Dropout2d(0.4)
+        self.conv2, self.drop2 = nn.Conv2d(4, 5, 3), nn.Dropout2d(0.4)
+        self.out = nn.Linear(20, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.drop1(self.conv1(x)))
+        x = F.relu(F.max_pool2d(self.drop2(self.conv2(x)), 2))
+        return self.out(x.view(-1, 20))
+
+
+class Named(nn.Module):
+    """Dropout called by keyword, a submodule without input, and a buffer that spectral norm changes in train mode."""
+
+    class Shift(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.by = nn.Parameter(torch.ones(8))
+
+        def forward(self) -> Tensor:
+            return self.by
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a = nn.utils.parametrizations.spectral_norm(nn.Linear(64, 8))
+        self.shift, self.drop, self.b = Named.Shift(), nn.Dropout(0.5), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(self.drop(input=self.a(x.flatten(1)) + self.shift()))
+
+
+def hooked() -> nn.Module:
+    """A layer whose output a forward hook changes."""
+    module = nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 8), nn.Dropout(0.5), nn.Linear(8, 8), nn.Dropout(0.5), nn.Linear(8, 3)
+    )
+    module[3].register_forward_hook(lambda _, __, output: 2 * output.relu())
+    return module
+
+
+def relu_in_place() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.Dropout2d(0.4), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(144, 8),
+        nn.Dropout(0.5), nn.ReLU(inplace=True), nn.Linear(8, 3),
+    )  # fmt: skip
+
+
 def attention() -> nn.Module:
     layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.3, batch_first=True)
     layer.self_attn.dropout = 0.0
@@ -145,6 +222,13 @@ MODULES = {
     "beginning_with_dropout": beginning_with_dropout,
     "one_dimensional": one_dimensional,
     "three_dimensional": three_dimensional,
+    "scaled": Scaled,
+    "in_place_relu": lambda: InPlace(add=False),
+    "in_place_add": lambda: InPlace(add=True),
+    "literal_view": LiteralView,
+    "named": Named,
+    "hooked": hooked,
+    "relu_in_place": relu_in_place,
 }
 
 

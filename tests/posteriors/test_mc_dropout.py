@@ -12,6 +12,7 @@ from activebdl.data import Labelled
 from activebdl.posteriors.mc_dropout import DropoutPosterior, MaskedDraws, ThinnedDraws
 from tests.posteriors.modules import MODULES, inputs
 
+PLAIN = ("dynamic", "attention", "scaled", "in_place_add")  # what torch.fx cannot read, or thinning would get wrong
 EVERY = pytest.mark.parametrize("name", MODULES)
 
 
@@ -40,7 +41,7 @@ def test_thinned_draws_equal_the_whole_network_with_its_masks(name: str) -> None
     thinned = posterior(name).draw(12, generator=seeded())
     plain = posterior(name, thin=False).draw(12, generator=seeded())
     assert isinstance(plain, MaskedDraws)
-    assert isinstance(thinned, MaskedDraws if name in ("dynamic", "attention") else ThinnedDraws)
+    assert isinstance(thinned, MaskedDraws if name in PLAIN else ThinnedDraws)
     torch.testing.assert_close(thinned.log_probs(x), plain.log_probs(x), rtol=0, atol=1e-12)
     assert name == "beginning_with_dropout" or len(plain.log_probs(x)[0].unique(dim=0)) > 1
 
@@ -55,7 +56,8 @@ def test_masks_are_those_of_torch_in_training(name: str, monkeypatch: pytest.Mon
     masks = iter(draws.masks[0].values())
     sites = iter(draws.sites.values())
 
-    def forward(self: nn.Module, x: Tensor) -> Tensor:
+    def forward(self: nn.Module, input: Tensor) -> Tensor:
+        x = input
         keep, site = next(masks).double(), next(sites)
         assert tuple(keep.shape) == site.shape
         if not isinstance(self, nn.AlphaDropout | nn.FeatureAlphaDropout):
@@ -231,10 +233,44 @@ def test_dropout_inside_recurrent_layers_is_refused() -> None:
         MCDropout(Training(steps=2)).fit(Recurrent, labelled(), generator=seeded())
 
 
+def test_dropout_that_is_never_called_is_refused() -> None:
+    class Idle(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(2, 3)
+            self.drop = nn.Dropout(0.5)
+
+    with pytest.raises(UserError, match="are never called"):
+        MCDropout(Training(steps=2)).fit(Idle, labelled(), generator=seeded())
+
+
+def test_a_batch_that_is_not_the_first_axis_is_refused() -> None:
+    class TimeFirst(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.drop, self.fc = nn.Dropout(0.5), nn.Linear(2, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(self.drop(x[None])).squeeze(0)
+
+    with pytest.raises(UserError, match="the batch is not the first axis"):
+        MCDropout(Training(steps=2)).fit(TimeFirst, labelled(), generator=seeded())
+
+
 def test_functional_dropout_that_drops_nothing_is_no_trouble() -> None:
     MCDropout(Training(steps=2)).fit(
         lambda: nn.Sequential(FunctionalDropout(p=0.0), nn.Dropout(0.5)), labelled(), generator=seeded()
     )
+
+
+@pytest.mark.parametrize("name", ["functional", "literal_view"])
+def test_a_forward_that_views_images_can_be_fitted_and_drawn_from(name: str) -> None:
+    """In the layout channels_last, where it can be had, ``view`` would raise."""
+    x = inputs(name, 6).float()
+    known = Labelled(x, torch.arange(6) % 3, 3)
+    fitted = MCDropout(Training(steps=2)).fit(MODULES[name], known, generator=seeded())
+    thinned = fitted.draw(3, generator=seeded()).log_probs(x)
+    plain = DropoutPosterior(fitted.module, x[:2], thin=False).draw(3, generator=seeded()).log_probs(x)
+    torch.testing.assert_close(thinned, plain, rtol=0, atol=1e-5)
 
 
 def test_a_fit_depends_on_its_generator_alone() -> None:
