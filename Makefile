@@ -49,8 +49,7 @@ test: setup  ## the tests
 test-slow: setup  ## the tests that take minutes or fetch data
 	@$(BIN)/python -m pytest -m slow
 
-check: lint  ## lint, types and tests: before every commit
-	@$(BIN)/python -m pytest
+check: lint test  ## lint, types and tests: before every commit
 
 lint: setup  ## ruff and pyright
 	@$(BIN)/ruff check .

@@ -16,6 +16,7 @@ except ImportError as error:
     raise SystemExit(f"The command line needs '{error.name}': pip install 'activebdl[cli]'") from None
 
 from activebdl.errors import UserError
+from activebdl.registry import Registry
 
 DEFAULT_PRESET = "mnist-1000"
 
@@ -54,9 +55,7 @@ Set = Annotated[
 @app.command()
 def run(
     source: Source = DEFAULT_PRESET,
-    strategy: Annotated[
-        str | None, typer.Option(help="Acquisition strategy: a name, module:function or file.py:function.")
-    ] = None,
+    strategy: StrategyName = None,
     seed: Annotated[int | None, typer.Option(help="The source of all randomness.")] = None,
     data: Data = None,
     network: Network = None,
@@ -74,7 +73,7 @@ def run(
 ) -> None:
     """Runs one strategy with one seed."""
     from activebdl.report import table
-    from activebdl.runs import free_folder, run_name, start
+    from activebdl.runs import folder_for, run_name, start
     from activebdl.spec import named_strategy, read_spec
 
     first: dict[str, Any] = {} if seed is None else {"seed": seed}
@@ -83,7 +82,7 @@ def run(
     changes = _changes(data, network, posterior, oracle, budget, query_size, initial, draws, device, set)
     spec = read_spec(source, first | changes)
     tracking = _tracking(runs, spec.experiment, mlflow)
-    folder = free_folder(runs, name or run_name(spec))
+    folder = folder_for(runs, name or run_name(spec))
     with _resumable(folder, runs):
         curve = start(spec, folder, tracking=tracking)
     _close(table([curve]), folder, runs, mlflow)
@@ -352,19 +351,23 @@ def _settings(key: str, value: Any) -> Iterator[tuple[str, Any]]:
 def _networks() -> list[tuple[str, str]]:
     from activebdl.networks import networks
 
-    return [(name, _first_line(inspect.getdoc(networks.get(name)))) for name in networks.names()]
+    return _registered(networks)
 
 
 def _datasets() -> list[tuple[str, str]]:
     from activebdl.data import datasets
 
-    return [(name, _first_line(inspect.getdoc(datasets.get(name)))) for name in datasets.names()]
+    return _registered(datasets)
 
 
 def _oracles() -> list[tuple[str, str]]:
     from activebdl.oracles import oracles
 
-    return [(name, _first_line(inspect.getdoc(oracles.get(name)))) for name in oracles.names()]
+    return _registered(oracles)
+
+
+def _registered(registry: Registry[Any]) -> list[tuple[str, str]]:
+    return [(name, _first_line(inspect.getdoc(registry.get(name)))) for name in registry.names()]
 
 
 def _runs(runs: Path) -> list[tuple[str, str]]:

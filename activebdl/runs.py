@@ -1,7 +1,9 @@
 """Runs on the disk: a folder for each, in which a journal holds all that is needed to go on with it.
 
-runs/NAME/journal.sqlite     the spec, what was asked and answered, how each round went
-runs/NAME/spec.yaml          the spec once more, for people
+    runs/NAME/journal.sqlite     the spec, what was asked and answered, how each round went
+    runs/NAME/spec.yaml          the spec once more, for people
+
+A run is resumed from its journal alone.
 """
 
 import contextlib
@@ -64,12 +66,12 @@ def run_name(spec: RunSpec) -> str:
     return "-".join(parts)
 
 
-def free_folder(runs: Path, name: str) -> Path:
-    """``runs/name``, or ``runs/name-2``, ... when that is taken."""
-    folder, number = runs / name, 1
-    while folder.exists():
+def folder_for(place: Path, name: str, fits: Callable[[Path], bool] = lambda folder: False) -> Path:
+    """``place/name``, or ``place/name-2``, ...: the first that is not there yet, or fits."""
+    folder, number = place / name, 1
+    while folder.exists() and not fits(folder):
         number += 1
-        folder = runs / f"{name}-{number}"
+        folder = place / f"{name}-{number}"
     return folder
 
 
@@ -102,10 +104,15 @@ def resume(folder: Path, *, tracking: Tracking = NO_TRACKING, dataset: ActiveDat
     Raises:
         UserError: There is no such run, or another process is working on it.
     """
-    spec_of(folder)
+    spec = spec_of(folder)
     with Journal(folder / JOURNAL) as journal:
-        spec = spec_of(folder)
         return _go(build(spec, dataset=dataset, progress=bars), spec, folder, journal, tracking)
+
+
+def begun(folder: Path) -> RunSpec | None:
+    """The spec of the run in a folder; None when there is none, or it stopped before its spec was written."""
+    known = read_about(folder / JOURNAL).get("spec") if (folder / JOURNAL).is_file() else None
+    return None if known is None else validate(known, f"the spec of '{folder.name}'")
 
 
 def spec_of(folder: Path) -> RunSpec:
@@ -116,10 +123,10 @@ def spec_of(folder: Path) -> RunSpec:
     """
     if not (folder / JOURNAL).is_file():
         raise UserError(f"There is no run in '{folder}': it has no {JOURNAL}.")
-    known = read_about(folder / JOURNAL).get("spec")
-    if known is None:
+    spec = begun(folder)
+    if spec is None:
         raise UserError(f"The run in '{folder}' stopped before it began; delete the folder and start it again.")
-    return validate(known, f"the spec of '{folder.name}'")
+    return spec
 
 
 @dataclass(frozen=True)
@@ -139,9 +146,9 @@ class RunInfo:
 def list_runs(runs: Path) -> Iterator[RunInfo]:
     """All runs in a folder, those of comparisons too, by name."""
     for journal in sorted(runs.rglob(JOURNAL)):
-        folder = journal.parent
-        if read_about(journal).get("spec") is not None:
-            yield RunInfo(str(folder.relative_to(runs)), spec_of(folder), read_rounds(journal))
+        spec = begun(journal.parent)
+        if spec is not None:
+            yield RunInfo(str(journal.parent.relative_to(runs)), spec, read_rounds(journal))
 
 
 def _go(cycle: ActiveLearning, spec: RunSpec, folder: Path, journal: Journal, tracking: Tracking) -> Curve:

@@ -1,11 +1,12 @@
 """A comparison: every strategy with every seed, one run after the other, and their curves side by side.
 
-runs/NAME/comparison.yaml                         what all its runs have in common
-runs/NAME/power_bald-mc_dropout-seed0/            a run each, see `activebdl.runs`
-runs/NAME/curves.png, curves.csv, table.txt       written anew after every run
+    runs/NAME/comparison.yaml                         what all its runs have in common
+    runs/NAME/power_bald-mc_dropout-seed0/            a run each, see `activebdl.runs`
+    runs/NAME/curves.png, curves.csv, table.txt       written anew after every run
+
+What is finished is not done again.
 """
 
-import itertools
 import uuid
 from functools import partial
 from pathlib import Path
@@ -16,10 +17,9 @@ import yaml
 from activebdl.build import build, make_dataset, resolved
 from activebdl.errors import UserError
 from activebdl.files import write_safely
-from activebdl.journal import read_about
 from activebdl.progress import say
 from activebdl.report import Curve, plot, table, to_csv
-from activebdl.runs import JOURNAL, NO_TRACKING, Tracking, resume, run_name, spec_of, start
+from activebdl.runs import NO_TRACKING, Tracking, begun, folder_for, resume, run_name, start
 from activebdl.spec import Comparison, RunSpec, validate
 
 COMMON = "comparison.yaml"
@@ -33,12 +33,7 @@ def comparison_folder(spec: RunSpec, runs: Path, name: str | None = None) -> Pat
         runs: The folder of all runs.
         name: Its name; the experiment's when not given.
     """
-    name = name or spec.experiment
-    folder, number = runs / name, 1
-    while folder.exists() and not _holds(folder, spec):
-        number += 1
-        folder = runs / f"{name}-{number}"
-    return folder
+    return folder_for(runs, name or spec.experiment, lambda folder: _holds(folder, spec))
 
 
 def compare(spec: RunSpec, folder: Path, *, tracking: Tracking = NO_TRACKING) -> list[Curve]:
@@ -65,8 +60,9 @@ def compare(spec: RunSpec, folder: Path, *, tracking: Tracking = NO_TRACKING) ->
     with tracking.comparison(folder.name, uid) as tracking:
         for number, child in enumerate(children, start=1):
             say(f"\n[{number}/{len(children)}] {child.strategy.name}, {child.posterior.name}, seed {child.seed}")
-            place = _place(folder, child)
-            go = resume if _spec_in(place) is not None else partial(start, child)
+            name = run_name(child).removeprefix(f"{child.experiment}-")
+            place = folder_for(folder, name, lambda place, child=child: begun(place) in (None, child))
+            go = partial(start, child) if begun(place) is None else resume
             curves.append(go(place, tracking=tracking, dataset=dataset))
             write_report(curves, folder)
     return curves
@@ -114,20 +110,3 @@ def _claim(folder: Path, spec: RunSpec) -> str:
     content = {"uid": uid, "spec": _common(spec), "compare": spec.compare.model_dump(mode="json")}
     write_safely(file, yaml.safe_dump(content, sort_keys=False, default_flow_style=None))
     return uid
-
-
-def _place(folder: Path, child: RunSpec) -> Path:
-    """The folder of a run: its own, when it was begun, and otherwise a free one."""
-    name = run_name(child).removeprefix(f"{child.experiment}-")
-    for number in itertools.count(1):
-        place = folder / (name if number == 1 else f"{name}-{number}")
-        if _spec_in(place) in (None, child):
-            return place
-    raise AssertionError
-
-
-def _spec_in(place: Path) -> RunSpec | None:
-    """The spec of the run in that folder; None when there is none, or it stopped before it began."""
-    if not (place / JOURNAL).is_file() or "spec" not in read_about(place / JOURNAL):
-        return None
-    return spec_of(place)

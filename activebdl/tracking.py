@@ -175,25 +175,22 @@ class _Sender:
 
     def _artifacts(self, dataset: ActiveDataset, round: Round) -> None:
         is_new = round.n_labels not in self._sent
-        grid = f"asked/{round.n_labels:05d}-labels.png"
-        if grid not in self._pictures and _are_images(dataset):
-            names = [dataset.classes[label] for label in round.labels]
-            images = dataset.pool[torch.tensor(round.ids, dtype=torch.long)].numpy()
-            self._png(grid, asked_grid(images, names, f"asked for, up to {round.n_labels:,} labels"))
+        if _are_images(dataset):
+            self._png(f"asked/{round.n_labels:05d}-labels.png", lambda: _grid(dataset, round))
         if is_new or round.n_labels == self._last:
             self.client.log_text(self.run_id, self._selections.getvalue(), "selections.csv")
         if round.n_labels == self._last:
             at = f"at {round.n_labels:,} labels"
-            self._png("confusion_matrix.png", confusion_matrix(round.confusion, dataset.classes, f"confusion {at}"))
-            diagram = reliability_diagram(round.reliability, round.metrics["ece"], f"reliability {at}")
-            self._png("reliability.png", diagram)
+            ece, classes = round.metrics["ece"], dataset.classes
+            self._png("confusion_matrix.png", lambda: confusion_matrix(round.confusion, classes, f"confusion {at}"))
+            self._png("reliability.png", lambda: reliability_diagram(round.reliability, ece, f"reliability {at}"))
 
-    def _png(self, name: str, png: bytes) -> None:
+    def _png(self, name: str, draw: Callable[[], bytes]) -> None:
         if name in self._pictures:
             return
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / Path(name).name
-            file.write_bytes(png)
+            file.write_bytes(draw())
             self.client.log_artifact(self.run_id, str(file), str(Path(name).parent) if "/" in name else None)
 
     def _trying(self, send: Callable[[], None]) -> None:
@@ -275,6 +272,12 @@ def _own_uri(runs: Path) -> str:
 def _reason(error: Exception) -> str:
     """The first line of an error's words."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+def _grid(dataset: ActiveDataset, round: Round) -> bytes:
+    names = [dataset.classes[label] for label in round.labels]
+    images = dataset.pool[torch.tensor(round.ids, dtype=torch.long)].numpy()
+    return asked_grid(images, names, f"asked for, up to {round.n_labels:,} labels")
 
 
 def _are_images(dataset: ActiveDataset) -> bool:
