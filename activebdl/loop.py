@@ -234,12 +234,14 @@ class ActiveLearning:
 
         # The network and the score are tried on two items, so that no label is paid for before they are known to work.
         example = self.dataset.pool[torch.tensor([0, 0])].to(self.device)
-        check_network(self.network, self.dataset.normalise(example), len(self.dataset.classes))
+        example = self.dataset.normalise(example)
+        module = check_network(self.network, example, len(self.dataset.classes))
         check_method = getattr(self.method, "check", None)
         if check_method is not None:
-            check_method(self.network, self.dataset.normalise(example))
+            check_method(module, example)
         if self.strategy.score is not None:
             check_score(self.strategy.score, self.draws, len(self.dataset.classes))
+        self._architecture = str(module)
 
     def _claim(self, journal: Journal) -> None:
         """Makes the journal this run's; refuses one that holds another."""
@@ -247,7 +249,7 @@ class ActiveLearning:
             "dataset": self.dataset.name,
             "pool size": len(self.dataset.pool),
             "classes": list(self.dataset.classes),
-            "network": str(self.network()),
+            "network": self._architecture,
             "posterior": repr(self.method) if is_dataclass(self.method) else type(self.method).__name__,
             "strategy": self.strategy.label,
             "start": self.starter.name,

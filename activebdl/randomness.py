@@ -30,7 +30,13 @@ def global_rng_from(generator: torch.Generator, device: torch.device) -> Generat
     Weight initialisation and ``nn.Dropout`` know only the global generators; this is how they obey ours.
     """
     seed = int(torch.randint(2**62, (), generator=generator))
-    cuda_devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda_devices):
+    with global_rng_kept(device):
         torch.manual_seed(seed)
+        yield
+
+
+@contextlib.contextmanager
+def global_rng_kept(device: torch.device) -> Generator[None]:
+    """Puts torch's global generators, those of the CPU and of ``device``, back afterwards."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         yield

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from activebdl.data.augment import Augmentation
 from activebdl.data.dataset import Labelled
 from activebdl.errors import UserError
-from activebdl.randomness import global_rng_from
+from activebdl.randomness import global_rng_from, global_rng_kept
 
 Step = Callable[[], object]
 
@@ -35,6 +35,7 @@ class Training:
         weight_decay: As the optimiser takes it.
         prior_precision: Of a Gaussian prior on the weights: adds ``prior_precision / n`` to the weight decay, so that
             it weighs less the more labels there are (Gal 2016). Zero leaves it out.
+        prior_on: Names of the modules or parameters that have this prior, e.g. ``("dense.weight",)``; None for all.
         augmentation: Random transformations of the training images; None for none.
     """
 
@@ -46,6 +47,7 @@ class Training:
     schedule: Literal["onecycle", "constant"] = "onecycle"
     weight_decay: float = 1e-2
     prior_precision: float = 0.0
+    prior_on: tuple[str, ...] | None = None
     augmentation: Augmentation | None = None
 
     def __post_init__(self) -> None:
@@ -59,6 +61,20 @@ class Training:
     def total_steps(self, n: int) -> int:
         """Optimiser steps of a fit to ``n`` labels."""
         return self.steps + round(self.steps_per_label * n)
+
+    def has_prior(self, module: nn.Module) -> dict[str, bool]:
+        """Whether ``prior_on`` names it, for every parameter of the module, by name.
+
+        Raises:
+            UserError: ``prior_on`` names something that the module does not have.
+        """
+        parameters = [name for name, _ in module.named_parameters()]
+        if self.prior_on is None:
+            return dict.fromkeys(parameters, True)
+        for wanted in self.prior_on:
+            if not any(_names(wanted, parameter) for parameter in parameters):
+                raise UserError(f"prior_on names '{wanted}', and the network has: {', '.join(parameters)}.")
+        return {parameter: any(_names(wanted, parameter) for wanted in self.prior_on) for parameter in parameters}
 
 
 def train(
@@ -128,16 +144,25 @@ def _optimizer(
     module: nn.Module, training: Training, n: int, steps: int
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler | None]:
     kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
-    decay = training.weight_decay + training.prior_precision / n
+    decays = {False: training.weight_decay, True: training.weight_decay + training.prior_precision / n}
+    has_prior = training.has_prior(module)
+    groups = [
+        {"params": [p for name, p in module.named_parameters() if has_prior[name] is prior], "weight_decay": decay}
+        for prior, decay in decays.items()
+        if prior in has_prior.values()
+    ]
     options: dict[str, Any] = {"momentum": 0.9} if training.optimizer == "sgd" else {}
-    optimizer = kinds[training.optimizer](
-        module.parameters(), lr=training.learning_rate, weight_decay=decay, fused=True, **options
-    )
+    optimizer = kinds[training.optimizer](groups, lr=training.learning_rate, fused=True, **options)
     if training.schedule == "constant":
         return optimizer, None
     # OneCycleLR cannot divide a single step into its two phases.
     onecycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, training.learning_rate, total_steps=max(steps, 2) + 1)
     return optimizer, onecycle
+
+
+def _names(wanted: str, parameter: str) -> bool:
+    """Whether ``wanted`` is that parameter, or a module that holds it."""
+    return f"{parameter}.".startswith(f"{wanted}.")
 
 
 def _batches(n: int, size: int, steps: int, generator: torch.Generator) -> tuple[Tensor, ...]:
@@ -161,13 +186,13 @@ def _lay_out(module: nn.Module, x: Tensor) -> torch.memory_format:
     return torch.contiguous_format
 
 
-def check_network(network: Callable[[], nn.Module], x: Tensor, classes: int) -> None:
-    """Refuses a network that cannot turn ``x [B, ...]`` into logits ``[B, classes]``, before anything is trained.
+def check_network(network: Callable[[], nn.Module], x: Tensor, classes: int) -> nn.Module:
+    """Makes one network, and refuses it when it cannot turn ``x [B, ...]`` into logits ``[B, classes]``.
 
     Raises:
         UserError: It raises, or its output has another shape.
     """
-    with torch.random.fork_rng(), torch.no_grad():
+    with global_rng_kept(x.device), torch.no_grad():
         module = network().to(x.device).eval()
         try:
             logits = module(x)
@@ -175,6 +200,7 @@ def check_network(network: Callable[[], nn.Module], x: Tensor, classes: int) -> 
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"The network cannot read items of shape {list(x.shape[1:])}: {reason}.") from error
     check_logits(logits, len(x), classes)
+    return module
 
 
 def check_logits(logits: object, count: int, classes: int) -> None:

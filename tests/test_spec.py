@@ -23,7 +23,9 @@ def test_gal_2017_is_their_protocol() -> None:
     assert spec.draws == 100
     assert spec.start == "balanced"
     assert spec.network.name == "gal2017_cnn"
-    assert spec.posterior.options["training"]["augmentation"] is None
+    training = spec.posterior.options["training"]
+    assert training["augmentation"] is None
+    assert training["prior_on"] == ["dense1.weight"]  # theirs is on the first dense layer alone
 
 
 def test_a_file_says_only_what_differs(tmp_path: Path) -> None:

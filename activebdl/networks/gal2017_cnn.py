@@ -1,5 +1,7 @@
 """The convolutional network of Gal, Islam and Ghahramani (2017), the first on which deep active learning was shown."""
 
+from collections import OrderedDict
+
 from torch import nn
 
 from activebdl.networks import image_shape, network
@@ -15,16 +17,17 @@ def gal2017_cnn(input_shape: tuple[int, ...], classes: int) -> nn.Module:
     """
     channels, height, width = image_shape("gal2017_cnn", input_shape, smallest=8)
     side_h, side_w = (height - 6) // 2, (width - 6) // 2
-    return nn.Sequential(
-        nn.Conv2d(channels, 32, kernel_size=4),
-        nn.ReLU(),
-        nn.Conv2d(32, 32, kernel_size=4),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Dropout(0.25),
-        nn.Flatten(),
-        nn.Linear(32 * side_h * side_w, 128),
-        nn.ReLU(),
-        nn.Dropout(0.5),
-        nn.Linear(128, classes),
+    layers = OrderedDict[str, nn.Module](  # named, for the prior that is on one of them
+        conv1=nn.Conv2d(channels, 32, kernel_size=4),
+        relu1=nn.ReLU(),
+        conv2=nn.Conv2d(32, 32, kernel_size=4),
+        relu2=nn.ReLU(),
+        pool=nn.MaxPool2d(2),
+        dropout1=nn.Dropout(0.25),
+        flatten=nn.Flatten(),
+        dense1=nn.Linear(32 * side_h * side_w, 128),
+        relu3=nn.ReLU(),
+        dropout2=nn.Dropout(0.5),
+        dense2=nn.Linear(128, classes),
     )
+    return nn.Sequential(layers)

@@ -44,7 +44,8 @@ class InferenceMethod(Protocol):
     """A way to get a posterior; its fields are its hyperparameters.
 
     A method whose draws are all the same function says so by a class attribute ``draws_agree = True``. One that cannot
-    treat every network may have ``check(network, example)``, called on two items before any label is asked for.
+    treat every network may have ``check(module, example)``, called with a fresh network and two normalised items before
+    any label is asked for.
     """
 
     def fit(

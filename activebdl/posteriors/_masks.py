@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from activebdl.errors import UserError
 from activebdl.posteriors._shared import evaluating
+from activebdl.randomness import global_rng_kept
 
 UNIT_DROPOUT = (nn.Dropout, nn.AlphaDropout)
 CHANNEL_DROPOUT = (nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.FeatureAlphaDropout)
@@ -90,7 +91,7 @@ def check_dropout(module: nn.Module, x: Tensor) -> None:
                 "set that to 0 and put nn.Dropout modules after it."
             )
     buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
-    with _FunctionalDropout(module) as found, torch.no_grad(), torch.random.fork_rng():
+    with _FunctionalDropout(module) as found, torch.no_grad(), global_rng_kept(x.device):
         module(x)
     for buffer, before in buffers:  # those of spectral norm change at every call in train mode
         buffer.copy_(before)

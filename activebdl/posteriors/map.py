@@ -41,6 +41,11 @@ class MAP:
         """Trains one network; see `activebdl.posteriors.InferenceMethod.fit`."""
         return PointPosterior(train(network, labelled, self.training, generator=generator, on_step=on_step))
 
+    def check(self, module: nn.Module, example: Tensor) -> None:
+        """Refuses a network without the parameters that the prior is on."""
+        del example
+        self.training.has_prior(module)
+
     def steps(self, n: int) -> int:
         """Optimiser steps that a fit to ``n`` labels takes."""
         return self.training.total_steps(n)

@@ -20,6 +20,7 @@ from activebdl.posteriors import posterior
 from activebdl.posteriors._masks import Site, check_dropout, draw_masks, find_sites, run_with_masks
 from activebdl.posteriors._shared import evaluating, log_softmax
 from activebdl.posteriors._thinning import DrawPlan, ThinnedGraph
+from activebdl.randomness import global_rng_kept
 from activebdl.training import Training, train
 
 
@@ -47,21 +48,27 @@ class MCDropout:
         """Trains one network with dropout; see `activebdl.posteriors.InferenceMethod.fit`.
 
         Raises:
-            UserError: The module has no dropout, or dropout that is not an ``nn.Dropout*`` module.
+            UserError: The module has no dropout, or dropout that is not an ``nn.Dropout*`` module, or the prior is on
+                a parameter that it does not have.
         """
         example = labelled.normalise(labelled.inputs[:1].repeat(2, *([1] * (labelled.inputs.dim() - 1))))
-        self.check(network, example)
+        with global_rng_kept(example.device):
+            self.check(network().to(example.device), example)
         module = train(network, labelled, self.training, generator=generator, on_step=on_step)
         return DropoutPosterior(module, example, thin=self.thin)
 
-    def check(self, network: Callable[[], nn.Module], example: Tensor) -> None:
-        """Refuses a network without dropout modules, on two normalised items that it can read.
+    def check(self, module: nn.Module, example: Tensor) -> None:
+        """Refuses a network that `fit` would refuse, before it is trained.
+
+        Args:
+            module: A fresh network.
+            example: A normalised batch that it can read, two items, on its device.
 
         Raises:
             UserError: As for `fit`.
         """
-        with torch.random.fork_rng():
-            check_dropout(network().to(example.device), example)
+        check_dropout(module, example)
+        self.training.has_prior(module)
 
     def steps(self, n: int) -> int:
         """Optimiser steps that a fit to ``n`` labels takes."""

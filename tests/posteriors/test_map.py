@@ -1,7 +1,10 @@
-import torch
-from torch import nn
+import math
 
-from activebdl import MAP, Training
+import pytest
+import torch
+from torch import Tensor, nn
+
+from activebdl import MAP, Training, UserError
 from activebdl.data import Labelled, Normalise
 from activebdl.posteriors.map import PointPosterior
 
@@ -47,3 +50,34 @@ def test_a_prior_precision_weighs_less_the_more_labels_there_are() -> None:
     assert abs(weight(4, weight_decay=0.0, prior_precision=0.4) - weight(4, weight_decay=0.1)) < 1e-5
     assert abs(weight(8, weight_decay=0.0, prior_precision=0.8) - weight(4, weight_decay=0.1)) < 1e-4
     assert weight(40, weight_decay=0.0, prior_precision=0.4) > weight(4, weight_decay=0.0, prior_precision=0.4) + 0.1
+
+
+class SumOfTwo(nn.Module):
+    """Logits ``a x + b x``, so that a prior on b alone leaves the fit to a."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(1, 2, bias=False), nn.Linear(1, 2, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.a(x) + self.b(x)
+
+
+@pytest.mark.parametrize("prior_on", [("b",), ("b.weight",)])
+def test_a_prior_on_one_layer_leaves_the_others_free(prior_on: tuple[str, ...]) -> None:
+    labelled = Labelled(torch.ones(4, 1), torch.tensor([0, 0, 0, 1]), 2, Normalise())
+    training = Training(
+        steps=2000, batch_size=4, optimizer="sgd", learning_rate=0.1, schedule="constant", weight_decay=0.0,
+        prior_precision=1.0, prior_on=prior_on,
+    )  # fmt: skip
+    module = MAP(training).fit(SumOfTwo, labelled, generator=torch.Generator()).module
+    a, b = module.get_parameter("a.weight").flatten(), module.get_parameter("b.weight").flatten()
+    # the maximum of the likelihood, 3 to 1, is reached by a alone, and b shrinks to its prior's mean
+    assert abs(float(a[0] - a[1]) - math.log(3)) < 1e-4
+    assert b.abs().max() < 1e-5
+
+
+def test_a_prior_on_what_the_network_does_not_have_is_refused_before_it_is_trained() -> None:
+    method = MAP(Training(prior_precision=1.0, prior_on=("dense",)))
+    with pytest.raises(UserError, match=r"prior_on names 'dense', and the network has: a\.weight, b\.weight"):
+        method.check(SumOfTwo(), torch.ones(2, 1))
