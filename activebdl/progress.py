@@ -9,6 +9,7 @@ A `Progress` is called with a phase and a total, and gives a context in which it
 import contextlib
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
+from importlib.util import find_spec
 from typing import Any
 
 Advance = Callable[[int], object]
@@ -40,6 +41,24 @@ def rounds_bar(total: int, done: int) -> Generator[Advance]:
         done: Those that were done before it was resumed, which tell nothing about the time that is left.
     """
     with _bar("round", total, leave=False, initial=done) as bar:
+        yield bar.update
+
+
+@contextlib.contextmanager
+def download_bar(text: str, size: int | None, *, shown: bool) -> Generator[Advance]:
+    """A bar of the bytes that have come, on a terminal; none where tqdm is not installed, for the core needs none.
+
+    Args:
+        text: What comes, and from where.
+        size: Bytes; None where nobody knows.
+        shown: Whether it is wanted at all.
+    """
+    if not shown or find_spec("tqdm") is None:
+        yield lambda count: None
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=size, desc=text, unit="B", unit_scale=True, leave=False, disable=None) as bar:
         yield bar.update
 
 

@@ -6,14 +6,17 @@ import torch
 
 from activebdl.data import dataset
 from activebdl.data.dataset import ActiveDataset, Normalise
+from activebdl.errors import UserError
 from activebdl.randomness import generator
 
 
 @dataset("digits")
 def digits() -> ActiveDataset:
     """1,797 handwritten digits of 8 x 8 (Alpaydin and Kaynak 1998), split once for all: 1,297 pool, 500 test."""
-    from sklearn.datasets import load_digits
-
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise UserError("The data set 'digits' is scikit-learn's: pip install 'activebdl[cli]' brings it.") from error
     bunch: Any = load_digits()
     images = torch.from_numpy(bunch.images).to(torch.uint8)[:, None]  # [1797, 1, 8, 8], values 0 to 16
     labels = torch.from_numpy(bunch.target).long()

