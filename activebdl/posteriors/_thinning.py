@@ -22,17 +22,21 @@ import torch.nn.functional as F
 from torch import Tensor, fx, nn
 
 from activebdl.errors import UserError
+from activebdl.posteriors._graph import (
+    Shapes,
+    Tracer,
+    attribute,
+    downstream,
+    has_hooks,
+    in_place,
+    is_pool,
+    is_relu,
+    names_its_size,
+    only_user,
+    swap,
+)  # fmt: skip
 from activebdl.posteriors._masks import CHANNEL_DROPOUT, Site, is_dropout, site_of
 
-POOLS = (
-    nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d,
-    nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d,
-)  # fmt: skip
-POOL_FUNCTIONS = (
-    F.max_pool1d, F.max_pool2d, F.max_pool3d, F.avg_pool1d, F.avg_pool2d, F.avg_pool3d,
-    F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d,
-)  # fmt: skip
-_IN_PLACE = ("iadd", "isub", "imul", "itruediv", "iand", "ior", "ixor", "ipow", "setitem")
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 Role = Literal["cut", "fold", "gather", "mask"]
@@ -94,10 +98,10 @@ class ThinnedGraph:
         self, module: nn.Module, example: Tensor, layout: torch.memory_format = torch.contiguous_format
     ) -> None:
         self._layout = layout
-        self.graph = _Tracer().trace(module)
+        self.graph = Tracer().trace(module)
         self.modules = dict(module.named_modules())
         self._refuse_what_is_unsafe(module)
-        shapes = _Shapes(module, self.graph)
+        shapes = Shapes(module, self.graph)
         with torch.no_grad():
             shapes.run(example)
         self._shapes = shapes.item_shapes
@@ -105,7 +109,7 @@ class ThinnedGraph:
         self._repeat = dict.fromkeys(self._sites, 1)
         for node in self._dropout_nodes():
             self._sink(node)
-        stochastic = _downstream(self.graph, set(self._sites))
+        stochastic = downstream(self.graph, set(self._sites))
         self.dropped = {node.name: self._describe(node, stochastic) for node in self._dropout_nodes()}
         self._source = {node.name: node.all_input_nodes[0].name for node in self._dropout_nodes()}
         nodes = [node for node in self.graph.nodes if node.op != "output"]
@@ -127,16 +131,8 @@ class ThinnedGraph:
         if not self._dropout_nodes():
             raise UserError(f"The dropout modules of {type(module).__name__} are never called when it reads a batch.")
         for node in self.graph.nodes:
-            if self._in_place(node) and any(len(source.users) > 1 for source in node.all_input_nodes):
+            if in_place(node, self.modules) and any(len(source.users) > 1 for source in node.all_input_nodes):
                 raise NotImplementedError("an in-place operation whose effect others see")
-
-    def _in_place(self, node: fx.Node) -> bool:
-        if node.op == "call_module":
-            return any(getattr(child, "inplace", False) for child in self._module(node).modules())
-        name = str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
-        called = node.op in ("call_method", "call_function")
-        by_name = (name.endswith("_") and not name.endswith("__")) or name in _IN_PLACE
-        return called and (by_name or bool(node.kwargs.get("inplace", False)))
 
     def _dropout_nodes(self) -> list[fx.Node]:
         return [node for node in self.graph.nodes if node.op == "call_module" and is_dropout(self._module(node))]
@@ -150,18 +146,18 @@ class ThinnedGraph:
         if site.alpha:
             return  # it adds a constant where it drops, and so commutes with nothing
         channels = self._drops_channels(dropout)
-        while (behind := _only_user(dropout)) is not None:
+        while (behind := only_user(dropout)) is not None:
             source = dropout.all_input_nodes[0]
-            if self._in_place(behind) and _only_user(source) is None:
+            if in_place(behind, self.modules) and only_user(source) is None:
                 return  # it would now write into a value that others read
-            if _is_relu(behind, self.modules) or (channels and _is_pool(behind, self.modules)):
+            if is_relu(behind, self.modules) or (channels and is_pool(behind, self.modules)):
                 pass
             elif self._flattens(behind, self._shapes[source.name]) and self._repeat[dropout.name] == 1:
                 spatial = self._shapes[source.name][1:] if channels else ()
                 self._repeat[dropout.name] = int(torch.Size(spatial).numel())
             else:
                 return
-            _swap(dropout, behind)
+            swap(dropout, behind)
 
     def _drops_channels(self, dropout: fx.Node) -> bool:
         """Whether whole channels are dropped; nn.Dropout2d on vectors drops units."""
@@ -176,7 +172,7 @@ class ThinnedGraph:
     def _describe(self, dropout: fx.Node, stochastic: set[str]) -> Dropped:
         """Chooses the role of a dropout that has sunk as far as it can."""
         site, repeat = self._sites[dropout.name], self._repeat[dropout.name]
-        after = _only_user(dropout)
+        after = only_user(dropout)
         channels = self._drops_channels(dropout)
         if after is None or site.alpha or not self._reads(after, dropout, channels):
             return Dropped(site, repeat, "mask", None, None)
@@ -191,7 +187,7 @@ class ThinnedGraph:
         if layer.op != "call_module":
             return False
         module, shape = self._module(layer), self._shapes[dropout.all_input_nodes[0].name]
-        if _has_hooks(module):
+        if has_hooks(module):
             return False
         if type(module) is nn.Linear:
             return len(shape) == 1
@@ -201,8 +197,8 @@ class ThinnedGraph:
 
     def _computed_by(self, node: fx.Node, channels: bool) -> fx.Node | None:
         """The layer whose rows are the entries that a dropout behind ``node`` drops, if nothing else reads them."""
-        while _only_user(node) is not None:
-            if node.op == "call_module" and _has_hooks(self._module(node)):
+        while only_user(node) is not None:
+            if node.op == "call_module" and has_hooks(self._module(node)):
                 return None
             if node.op == "call_module" and type(self._module(node)) is nn.Linear:
                 return node if len(self._shapes[node.name]) == 1 else None
@@ -212,9 +208,9 @@ class ThinnedGraph:
             inputs = node.all_input_nodes
             if len(inputs) != 1:
                 return None
-            passes = _is_relu(node, self.modules) or (channels and _is_pool(node, self.modules))
+            passes = is_relu(node, self.modules) or (channels and is_pool(node, self.modules))
             flattens = channels and self._flattens(node, self._shapes[inputs[0].name])
-            if not passes and not (flattens and not _names_its_size(node)):
+            if not passes and not (flattens and not names_its_size(node)):
                 return None
             node = inputs[0]
         return None
@@ -280,7 +276,7 @@ class ThinnedGraph:
         return _take_channels(x, plan.live[node.name]) if node.name in plan.live else x
 
     def _call(self, node: fx.Node, values: dict[str, Any]) -> Any:
-        fresh = self._in_place(node)  # a draw may not write into what the next one reads
+        fresh = in_place(node, self.modules)  # a draw may not write into what the next one reads
 
         def value(source: fx.Node) -> Any:
             found = values[source.name]
@@ -292,77 +288,8 @@ class ThinnedGraph:
         if node.op == "call_method":
             return getattr(args[0], str(node.target))(*args[1:], **kwargs)
         if node.op == "get_attr":
-            return _attribute(self.modules[""], str(node.target))
+            return attribute(self.modules[""], str(node.target))
         return cast(Callable[..., Any], node.target)(*args, **kwargs)
-
-
-class _Tracer(fx.Tracer):
-    """Looks into modules only as far as there is dropout in them; the rest may be as dynamic as it likes."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return is_dropout(m) or not any(is_dropout(child) for child in m.modules())
-
-
-class _Shapes(fx.Interpreter):
-    """Runs the graph once, and notes the shape of each value without its batch axis."""
-
-    def __init__(self, module: nn.Module, graph: fx.Graph) -> None:
-        super().__init__(module, graph=graph)
-        self.item_shapes: dict[str, tuple[int, ...]] = {}
-        self.input_of: dict[str, Tensor] = {}
-
-    def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
-        self.item_shapes[n.name] = tuple(value.shape[1:]) if isinstance(value, Tensor) else ()
-        if n.op == "call_module" and is_dropout(self.submodules[str(n.target)]):
-            self.input_of[n.name] = self.env[n.all_input_nodes[0]]
-        return value
-
-
-def _only_user(node: fx.Node) -> fx.Node | None:
-    return next(iter(node.users)) if len(node.users) == 1 else None
-
-
-def _downstream(graph: fx.Graph, sources: set[str]) -> set[str]:
-    """The names of the nodes that depend on any of ``sources``, those included."""
-    found = set(sources)
-    for node in graph.nodes:
-        if any(source.name in found for source in node.all_input_nodes):
-            found.add(node.name)
-    return found
-
-
-def _swap(dropout: fx.Node, behind: fx.Node) -> None:
-    """Turns ``source -> dropout -> behind`` into ``source -> behind -> dropout``."""
-    source = dropout.all_input_nodes[0]
-    behind.replace_all_uses_with(dropout)
-    behind.replace_input_with(dropout, source)
-    dropout.replace_input_with(source, behind)
-    behind.append(dropout)
-
-
-def _is_relu(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
-    if node.op == "call_module":
-        return isinstance(modules[str(node.target)], nn.ReLU | nn.LeakyReLU)
-    return len(node.all_input_nodes) == 1 and node.target in (F.relu, torch.relu, F.leaky_relu, "relu")
-
-
-def _is_pool(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
-    if node.op == "call_module":
-        module = modules[str(node.target)]
-        return isinstance(module, POOLS) and not getattr(module, "return_indices", False)
-    plain = len(node.all_input_nodes) == 1 and not node.kwargs.get("return_indices", False)
-    return plain and node.target in POOL_FUNCTIONS
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    """Whether something else happens when the module is called, which a call with cut weights would miss."""
-    return bool(module._forward_hooks or module._forward_pre_hooks)
-
-
-def _names_its_size(node: fx.Node) -> bool:
-    """Whether a ``view`` or ``reshape`` tells the number of features, which is smaller when some are left out."""
-    return node.target in ("view", "reshape") and bool(node.args[-1] != -1)
 
 
 def _cut(
@@ -406,10 +333,3 @@ def _take_channels(x: Tensor, live: Tensor) -> Tensor:
     if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
         return x.permute(0, 2, 3, 1).index_select(3, live).permute(0, 3, 1, 2)
     return x.index_select(1, live)
-
-
-def _attribute(module: nn.Module, path: str) -> Any:
-    found: Any = module
-    for name in path.split("."):
-        found = getattr(found, name)
-    return found

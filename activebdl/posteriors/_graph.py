@@ -1,0 +1,110 @@
+"""Reading a module's torch.fx graph: what its nodes do, how they hang together, and swapping two of them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx, nn
+
+from activebdl.posteriors._masks import is_dropout
+
+_POOLS = (
+    nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d,
+    nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d,
+)  # fmt: skip
+_POOL_FUNCTIONS = (
+    F.max_pool1d, F.max_pool2d, F.max_pool3d, F.avg_pool1d, F.avg_pool2d, F.avg_pool3d,
+    F.adaptive_avg_pool1d, F.adaptive_avg_pool2d, F.adaptive_avg_pool3d,
+)  # fmt: skip
+_IN_PLACE = ("iadd", "isub", "imul", "itruediv", "iand", "ior", "ixor", "ipow", "setitem")
+
+
+class Tracer(fx.Tracer):
+    """Looks into modules only as far as there is dropout in them; the rest may be as dynamic as it likes."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return is_dropout(m) or not any(is_dropout(child) for child in m.modules())
+
+
+class Shapes(fx.Interpreter):
+    """Runs the graph once, and notes the shape of each value without its batch axis."""
+
+    def __init__(self, module: nn.Module, graph: fx.Graph) -> None:
+        super().__init__(module, graph=graph)
+        self.item_shapes: dict[str, tuple[int, ...]] = {}
+        self.input_of: dict[str, Tensor] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        self.item_shapes[n.name] = tuple(value.shape[1:]) if isinstance(value, Tensor) else ()
+        if n.op == "call_module" and is_dropout(self.submodules[str(n.target)]):
+            self.input_of[n.name] = self.env[n.all_input_nodes[0]]
+        return value
+
+
+def only_user(node: fx.Node) -> fx.Node | None:
+    """The node that reads this one, if it is the only one."""
+    return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def downstream(graph: fx.Graph, sources: set[str]) -> set[str]:
+    """The names of the nodes that depend on any of ``sources``, those included."""
+    found = set(sources)
+    for node in graph.nodes:
+        if any(source.name in found for source in node.all_input_nodes):
+            found.add(node.name)
+    return found
+
+
+def swap(dropout: fx.Node, behind: fx.Node) -> None:
+    """Turns ``source -> dropout -> behind`` into ``source -> behind -> dropout``."""
+    source = dropout.all_input_nodes[0]
+    behind.replace_all_uses_with(dropout)
+    behind.replace_input_with(dropout, source)
+    dropout.replace_input_with(source, behind)
+    behind.append(dropout)
+
+
+def is_relu(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
+    """Whether a node is a relu, leaky or not."""
+    if node.op == "call_module":
+        return isinstance(modules[str(node.target)], nn.ReLU | nn.LeakyReLU)
+    return len(node.all_input_nodes) == 1 and node.target in (F.relu, torch.relu, F.leaky_relu, "relu")
+
+
+def is_pool(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
+    """Whether a node takes the maximum or the mean over neighbours, in every channel by itself."""
+    if node.op == "call_module":
+        module = modules[str(node.target)]
+        return isinstance(module, _POOLS) and not getattr(module, "return_indices", False)
+    plain = len(node.all_input_nodes) == 1 and not node.kwargs.get("return_indices", False)
+    return plain and node.target in _POOL_FUNCTIONS
+
+
+def in_place(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
+    """Whether a node may write into what it reads."""
+    if node.op == "call_module":
+        return any(getattr(child, "inplace", False) for child in modules[str(node.target)].modules())
+    name = str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")
+    called = node.op in ("call_method", "call_function")
+    by_name = (name.endswith("_") and not name.endswith("__")) or name in _IN_PLACE
+    return called and (by_name or bool(node.kwargs.get("inplace", False)))
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether something else happens when the module is called, which a call with cut weights would miss."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def names_its_size(node: fx.Node) -> bool:
+    """Whether a ``view`` or ``reshape`` tells the number of features, which is smaller when some are left out."""
+    return node.target in ("view", "reshape") and bool(node.args[-1] != -1)
+
+
+def attribute(module: nn.Module, path: str) -> Any:
+    """What a dotted path from the module leads to."""
+    found: Any = module
+    for name in path.split("."):
+        found = getattr(found, name)
+    return found
