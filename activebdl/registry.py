@@ -16,11 +16,12 @@ import sys
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from activebdl.errors import UserError
 
 T = TypeVar("T")
+D = TypeVar("D")
 
 
 class Registry(Generic[T]):
@@ -46,6 +47,15 @@ class Registry(Generic[T]):
         if name in self._known and self._known[name] is not thing:
             raise UserError(f"The {self.kind} name '{name}' is already taken; choose another.")
         self._known[name] = thing
+
+    def decorator(self, name: str, make: Callable[[Any], T]) -> Callable[[D], D]:
+        """A decorator that registers what ``make`` turns the decorated thing into, and leaves that thing as it is."""
+
+        def decorate(thing: D) -> D:
+            self.register(name, make(thing))
+            return thing
+
+        return decorate
 
     def known(self) -> list[T]:
         """What has been registered by now."""

@@ -29,12 +29,7 @@ datasets: Registry[Maker] = Registry("dataset", "activebdl.data", _adopt)
 
 def dataset(name: str) -> Callable[[M], M]:
     """Registers a function that makes a data set."""
-
-    def register(maker: M) -> M:
-        datasets.register(name, maker)
-        return maker
-
-    return register
+    return datasets.decorator(name, lambda maker: maker)
 
 
 def load(name: str, *, cache: Path | None = None, progress: bool = True, **options: Any) -> ActiveDataset:

@@ -28,12 +28,7 @@ networks: Registry[Architecture] = Registry("network", "activebdl.networks", _ad
 
 def network(name: str) -> Callable[[A], A]:
     """Registers a function ``f(input_shape, classes, **options) -> nn.Module``."""
-
-    def register(architecture: A) -> A:
-        networks.register(name, architecture)
-        return architecture
-
-    return register
+    return networks.decorator(name, lambda architecture: architecture)
 
 
 def make_network(name: str, input_shape: tuple[int, ...], classes: int, **options: Any) -> Callable[[], nn.Module]:

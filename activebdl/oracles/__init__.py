@@ -26,24 +26,17 @@ M = TypeVar("M", bound=OracleMaker)
 
 def _adopt(name: str, found: object) -> OracleMaker:
     """A registered maker as it is; an oracle, or the class of one; or a plain function of items."""
-    if found in _makers:
+    if found in oracles.known():
         return cast(OracleMaker, found)
     return lambda dataset: make_oracle(found, dataset, name.rpartition(":")[2])
 
 
 oracles: Registry[OracleMaker] = Registry("oracle", "activebdl.oracles", _adopt)
-_makers: list[object] = []  # told from a user's plain functions by having been registered
 
 
 def oracle(name: str) -> Callable[[M], M]:
     """Registers a function ``f(dataset) -> Oracle``."""
-
-    def register(maker: M) -> M:
-        _makers.append(maker)
-        oracles.register(name, maker)
-        return maker
-
-    return register
+    return oracles.decorator(name, lambda maker: maker)
 
 
 def make_oracle(given: object, dataset: ActiveDataset, name: str | None = None) -> Oracle:

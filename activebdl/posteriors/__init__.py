@@ -85,9 +85,4 @@ posteriors: Registry[type[InferenceMethod]] = Registry("posterior", "activebdl.p
 
 def posterior(name: str) -> Callable[[M], M]:
     """Registers an inference method, a frozen dataclass."""
-
-    def register(method: M) -> M:
-        posteriors.register(name, method)
-        return method
-
-    return register
+    return posteriors.decorator(name, lambda method: method)

@@ -163,12 +163,10 @@ def strategy(name: str, *, needs_disagreement: bool = False) -> Callable[[S], S]
         needs_disagreement: Whether it is zero when all draws agree, so that K = 1 or a plain network is a mistake.
     """
 
-    def register(score: S) -> S:
-        doc = inspect.getdoc(score) or ""
-        strategies.register(name, Strategy(name, score=score, needs_disagreement=needs_disagreement, doc=doc))
-        return score
+    def make(score: Score) -> Strategy:
+        return Strategy(name, score=score, needs_disagreement=needs_disagreement, doc=inspect.getdoc(score) or "")
 
-    return register
+    return strategies.decorator(name, make)
 
 
 def joint_strategy(name: str, *, needs_model: bool = True) -> Callable[[J], J]:
@@ -179,12 +177,10 @@ def joint_strategy(name: str, *, needs_model: bool = True) -> Callable[[J], J]:
         needs_model: Whether the posterior is to be sampled over the pool for it.
     """
 
-    def register(joint: J) -> J:
-        doc = inspect.getdoc(joint) or ""
-        strategies.register(name, Strategy(name, joint=joint, needs_model=needs_model, doc=doc))
-        return joint
+    def make(joint: JointFunction) -> Strategy:
+        return Strategy(name, joint=joint, needs_model=needs_model, doc=inspect.getdoc(joint) or "")
 
-    return register
+    return strategies.decorator(name, make)
 
 
 def resolve(strategy: str | Strategy | Score, *, beta: float | None = None) -> Strategy:
