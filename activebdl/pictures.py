@@ -28,7 +28,7 @@ def asked_grid(images: Array, captions: Sequence[str], title: str, most: int = 1
     height, width = shown.shape[2:]
     gap = math.ceil(0.3 * height)  # above each image, for its caption
     sheet = np.ones((rows * (height + gap), columns * (width + 1), 3))
-    figure = _figure(max(3.4, 0.75 * columns + 0.3), 0.95 * rows + 0.5)  # at least as wide as the title
+    figure = new_figure(max(3.4, 0.75 * columns + 0.3), 0.95 * rows + 0.5)  # at least as wide as the title
     axes = figure.add_subplot()
     for i, (image, caption) in enumerate(zip(shown, captions, strict=False)):
         top, left = i // columns * (height + gap) + gap, i % columns * (width + 1)
@@ -37,7 +37,7 @@ def asked_grid(images: Array, captions: Sequence[str], title: str, most: int = 1
     axes.imshow(sheet)  # one picture in all: an axes for each would take a second
     axes.set_axis_off()
     figure.suptitle(title, fontsize=9)
-    return _png(figure)
+    return png(figure)
 
 
 def confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[str], title: str) -> bytes:
@@ -46,7 +46,7 @@ def confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[str], ti
     errors = table.astype(float)
     np.fill_diagonal(errors, np.nan)
     side = max(4.0, 0.5 * len(classes) + 1.5)
-    figure = _figure(side, side)
+    figure = new_figure(side, side)
     axes = figure.add_subplot()
     axes.imshow(errors, cmap="Oranges", vmin=0)
     highest = max(1.0, float(np.nan_to_num(errors).max()))
@@ -58,7 +58,7 @@ def confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[str], ti
     axes.set_yticks(range(len(classes)), classes)
     axes.set(xlabel="predicted", ylabel="true")
     axes.set_title(title, fontsize=10)
-    return _png(figure)
+    return png(figure)
 
 
 def reliability_diagram(bins: dict[str, list[float]], ece: float, title: str) -> bytes:
@@ -71,7 +71,7 @@ def reliability_diagram(bins: dict[str, list[float]], ece: float, title: str) ->
     """
     count = np.array(bins["count"])
     inside = count > 0
-    figure = _figure(4.5, 5)
+    figure = new_figure(4.5, 5)
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
     upper.plot([0, 1], [0, 1], color=_GREY, linewidth=1, linestyle="--")
     confidence, accuracy = np.array(bins["confidence"])[inside], np.array(bins["accuracy"])[inside]
@@ -85,7 +85,7 @@ def reliability_diagram(bins: dict[str, list[float]], ece: float, title: str) ->
     for axes in (upper, lower):
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
-    return _png(figure)
+    return png(figure)
 
 
 def _unit(image: Array) -> Array:
@@ -94,16 +94,18 @@ def _unit(image: Array) -> Array:
     return (image - low) / max(high - low, 1e-12)
 
 
-def _figure(width: float, height: float) -> Any:
+def new_figure(width: float, height: float, dpi: int = 120) -> Any:
+    """An empty figure, sides in inches; no window opens, and pyplot's global state is not touched."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)  # no window, and no global state of pyplot
+    figure = Figure(figsize=(width, height), dpi=dpi, layout="constrained")
+    FigureCanvasAgg(figure)
     return figure
 
 
-def _png(figure: Any) -> bytes:
+def png(figure: Any) -> bytes:
+    """The figure as the bytes of a PNG file."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
     return buffer.getvalue()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from activebdl.metrics import area_under_curve, labels_to_accuracy
+from activebdl.pictures import new_figure, png
 
 TARGETS = (0.90, 0.95, 0.98)
 """Accuracies whose price in labels is told."""
@@ -89,11 +90,7 @@ def to_csv(curves: Sequence[Curve]) -> str:
 
 def plot(curves: Sequence[Curve], title: str) -> bytes:
     """Accuracy against labels as a PNG: a line for each group, a band from the worst to the best seed."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 5), dpi=144, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(8, 5, dpi=144)
     axes: Any = figure.add_subplot()
     counts = _common_counts(curves)
     for colour, (label, group) in zip(_COLOURS * 9, by_label(curves).items(), strict=False):
@@ -115,9 +112,7 @@ def plot(curves: Sequence[Curve], title: str) -> bytes:
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="lower right", frameon=False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return buffer.getvalue()
+    return png(figure)
 
 
 def _up(accuracy: Any) -> Any:
