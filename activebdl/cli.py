@@ -263,8 +263,8 @@ def _seeds(text: str) -> tuple[int, ...]:
     except ValueError:
         raise UserError(f"--seeds takes how many (3) or which ones (0,1,2), not '{text}'.") from None
     seeds = tuple(range(numbers[0])) if len(numbers) == 1 else numbers
-    if not seeds or min(seeds) < 0 or len(dict.fromkeys(seeds)) < len(seeds):
-        raise UserError(f"--seeds takes at least one seed, none below 0 and none twice, not '{text}'.")
+    if not seeds:
+        raise UserError(f"--seeds takes at least one seed, not '{text}'.")
     return seeds
 
 

@@ -11,7 +11,7 @@ budget: 1000
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import Annotated, Any, Literal, Self, cast
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -42,7 +42,7 @@ class Comparison(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     strategies: tuple[Named, ...] = Field(default=(Named(name="power_bald"), Named(name="random")), min_length=1)
-    seeds: tuple[int, ...] = Field(default=(0,), min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1)
 
     @model_validator(mode="after")
     def _none_twice(self) -> Self:
@@ -148,8 +148,10 @@ def validate(tree: Mapping[str, Any], name: str, lines: "Lines | None" = None) -
         if first["type"] == "extra_forbidden":
             known = ", ".join(Comparison.model_fields if keys[0] == "compare" else RunSpec.model_fields)
             raise UserError(f"{where}: there is no setting '{'.'.join(keys)}'. Known: {known}.") from None
+        if first["type"] == "value_error":  # our own words, which name the key
+            raise UserError(f"{where}: {first['msg'].removeprefix('Value error, ')}.") from None
         got = "" if first["type"] == "missing" else f", not {first['input']!r}"
-        message = first["msg"].removeprefix("Input ").removeprefix("Value error, ").partition(", unable")[0]
+        message = first["msg"].removeprefix("Input ").partition(", unable")[0]
         raise UserError(f"{where}: {'.'.join(keys)} {message[:1].lower()}{message[1:]}{got}.") from None
 
 
