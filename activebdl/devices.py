@@ -5,6 +5,13 @@ import torch
 from activebdl.errors import UserError
 
 
+def describe(device: torch.device) -> str:
+    """The device in words, such as "cpu (2 threads)" or "cuda (NVIDIA H200)"."""
+    if device.type == "cpu":
+        return f"cpu ({torch.get_num_threads()} threads)"
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
+
+
 def choose_device(name: str = "auto") -> torch.device:
     """The device by that name; "auto" takes cuda, then mps, then cpu.
 

@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-import torch
-
 from activebdl.build import build, make_strategy, resolved
 from activebdl.data import ActiveDataset
+from activebdl.devices import describe
 from activebdl.errors import UserError
 from activebdl.files import write_safely
 from activebdl.journal import Journal, RoundRecord, read_about, read_rounds
@@ -193,10 +192,9 @@ def _done(journal: Journal) -> int:
 
 def _what(cycle: ActiveLearning) -> str:
     data, counts = cycle.dataset, cycle.counts
-    threads = f" ({torch.get_num_threads()} threads)" if cycle.device.type == "cpu" else ""
     return (
         f"pool {len(data.pool):,}, test {len(data.test):,}, {len(counts)} rounds from {counts[0]:,} to "
-        f"{counts[-1]:,} labels, on {cycle.device}{threads}"
+        f"{counts[-1]:,} labels, on {describe(cycle.device)}"
     )
 
 

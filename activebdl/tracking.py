@@ -11,6 +11,7 @@ import io
 import logging
 import math
 import os
+import platform
 import tempfile
 from collections.abc import Callable, Generator, Mapping
 from pathlib import Path
@@ -18,8 +19,10 @@ from typing import Any
 
 import torch
 
+from activebdl import __version__
 from activebdl.build import make_strategy
 from activebdl.data import ActiveDataset
+from activebdl.devices import choose_device, describe
 from activebdl.errors import UserError
 from activebdl.loop import Round
 from activebdl.mlflow_ui import VIEW_TAG, charts_url, serve, share_view
@@ -94,7 +97,7 @@ class MlflowTracking:
     @contextlib.contextmanager
     def run(self, spec: RunSpec, name: str, uid: str) -> Generator[TrackRound]:
         """A run, the same one when it is resumed."""
-        tags = {} if self.parent is None else {"mlflow.parentRunId": self.parent}
+        tags = machine(spec) | ({} if self.parent is None else {"mlflow.parentRunId": self.parent})
         sender = _Sender(self.client)
         sender.start(spec, lambda: self._run(name, uid, tags))
         with self._ended(sender.run_id):
@@ -220,6 +223,16 @@ def metrics_of(round: Round, classes: tuple[str, ...]) -> dict[str, float]:
     if scores:
         values["asked/mean_score"] = sum(scores) / len(scores)
     return values
+
+
+def machine(spec: RunSpec) -> dict[str, str]:
+    """What a run's numbers may depend on beside its spec, as MLflow's tags."""
+    return {
+        "version": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": describe(choose_device(spec.device)),
+    }
 
 
 def flat(spec: RunSpec) -> dict[str, str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from activebdl import UserError
 from activebdl.build import build, resolved
@@ -71,6 +72,8 @@ def test_each_round_is_one_point_at_its_number_of_labels(
     assert run.info.status == "FINISHED"
     assert run.data.params["strategy"] == "bald"
     assert run.data.params["posterior.training.steps"] == "5"
+    assert run.data.tags["device"].startswith("cpu (")  # what "auto" was on this machine
+    assert run.data.tags["torch"] == torch.__version__
     files = {entry.path for entry in tracking.client.list_artifacts(run.info.run_id)}
     assert files == {"asked", "confusion_matrix.png", "reliability.png", "selections.csv", "spec.yaml"}
     assert len(tracking.client.list_artifacts(run.info.run_id, "asked")) == 3

@@ -58,7 +58,7 @@ def repeated_mnist(
     copies = [_encode(base.pool, noise * MNIST_STD, margin, generator) for _ in range(repeats)]
     scale = 255.0 / (1 + 2 * margin)
     return ActiveDataset(
-        name=f"repeated_mnist-x{repeats}-noise{noise:g}",
+        name=f"repeated_mnist-x{repeats}-noise{noise:g}-seed{seed}",
         pool=torch.cat(copies),
         labels=base.labels.repeat(repeats),
         test=_encode(base.test, 0.0, margin, generator),
@@ -77,7 +77,7 @@ def unbalanced_mnist(
     cache: Path | None = None,
     progress: bool = True,
 ) -> ActiveDataset:
-    """MNIST's pool with some classes made rare; the test set stays balanced.
+    """MNIST's pool with some classes made rare; the test set stays balanced. The construction is our own.
 
     Args:
         rare: The classes that are thinned out.
@@ -93,7 +93,7 @@ def unbalanced_mnist(
     is_rare = torch.isin(base.labels, torch.tensor(list(rare)))
     kept = ~is_rare | (torch.rand(len(base.labels), generator=torch.Generator().manual_seed(seed)) < keep)
     return ActiveDataset(
-        name=f"unbalanced_mnist-keep{keep:g}",
+        name=f"unbalanced_mnist-rare{''.join(map(str, sorted(set(rare))))}-keep{keep:g}-seed{seed}",
         pool=base.pool[kept],
         labels=base.labels[kept],
         test=base.test,
