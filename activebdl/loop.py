@@ -25,6 +25,7 @@ from activebdl.data.dataset import ActiveDataset, Inputs, Labelled
 from activebdl.devices import choose_device
 from activebdl.errors import UserError
 from activebdl.journal import Asked, Journal
+from activebdl.likelihoods import Categorical
 from activebdl.metrics import confusion, evaluate, reliability
 from activebdl.oracles import ABSTAIN, Annotation, Request, make_oracle, sort_annotations
 from activebdl.pool import Pool
@@ -286,7 +287,7 @@ class Belief:
         labelled = Labelled(
             cycle.dataset.pool[self.ids].to(cycle.device),
             self.labels.to(cycle.device),
-            len(cycle.dataset.classes),
+            Categorical(len(cycle.dataset.classes)),
             cycle.dataset.normalise,
         )
         with cycle.progress("fit", cycle.method.steps(len(labelled))) as advance:

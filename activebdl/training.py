@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from activebdl.data.augment import Augmentation
@@ -19,6 +18,8 @@ from activebdl.errors import UserError
 from activebdl.randomness import global_rng_from, global_rng_kept
 
 Step = Callable[[], object]
+Objective = Callable[[nn.Module, Tensor, Tensor, int], Tensor]
+"""``f(module, x [B, ...], targets [B], step) -> loss []``, of a batch that is normalised; steps count from 0."""
 
 
 @dataclass(frozen=True)
@@ -97,52 +98,80 @@ def train(
     Raises:
         UserError: The network's output does not fit the classes, or the loss is not finite.
     """
-    if len(labelled) == 0:
-        raise UserError("There is nothing to fit to: not one item is labelled.")
     with global_rng_from(generator, labelled.device):
-        module = network().to(labelled.device).train()
-        layout = _lay_out(module, labelled.normalise(labelled.inputs[:1].float()))
-        module.train()
-        losses = _optimise(module, labelled, training, layout, generator, on_step or (lambda: None))
-    _refuse_unfinite(losses)
+        module = network().to(labelled.device)
+        optimise(module, labelled, training, generator=generator, on_step=on_step)
     return module.eval().requires_grad_(False)
 
 
-def _optimise(
+def optimise(
     module: nn.Module,
     labelled: Labelled,
     training: Training,
-    layout: torch.memory_format,
+    *,
     generator: torch.Generator,
-    on_step: Step,
+    objective: Objective | None = None,
+    optimizer: torch.optim.Optimizer | None = None,
+    on_step: Step | None = None,
 ) -> Tensor:
-    """Runs all steps; returns the loss of each, on the device, so that no step waits for a transfer."""
+    """Trains a module where it stands; for use within `global_rng_from`, for dropout obeys the global generators alone.
+
+    Args:
+        module: On the device of the labelled items; it is left in train mode.
+        labelled: What it is fitted to.
+        training: How.
+        generator: Of the order of batches, and of augmentation.
+        objective: What is minimised; the mean negative log-likelihood when not given.
+        optimizer: In place of the one that ``training`` names.
+        on_step: Called after every step.
+
+    Returns:
+        The loss of each step, on the device.
+
+    Raises:
+        UserError: The network's output does not fit the likelihood, or the loss is not finite.
+    """
+    if len(labelled) == 0:
+        raise UserError("There is nothing to fit to: not one item is labelled.")
     steps = training.total_steps(len(labelled))
-    optimizer, scheduler = _optimizer(module, training, len(labelled), steps)
-    losses = torch.zeros(steps, device=labelled.device)
+    layout = _lay_out(module, labelled.normalise(labelled.inputs[:1].float()))
+    module.train()
+    objective = objective or negative_log_likelihood(labelled)
+    optimizer = optimizer or _optimizer(module, training, len(labelled))
+    scheduler = _scheduler(optimizer, training, steps)
+    losses = torch.zeros(steps, device=labelled.device)  # no step waits for a transfer of its loss
     for step, batch in enumerate(_batches(len(labelled), training.batch_size, steps, generator)):
         batch = batch.to(labelled.device)
         x = labelled.inputs[batch].float()
         if training.augmentation is not None:
             x = training.augmentation(x, generator)
-        x = labelled.normalise(x)
-        logits = module(x.contiguous(memory_format=layout))
-        if step == 0:
-            check_logits(logits, len(x), labelled.classes)
-        loss = F.cross_entropy(logits, labelled.labels[batch])
+        x = labelled.normalise(x).contiguous(memory_format=layout)
+        loss = objective(module, x, labelled.labels[batch], step)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
         if scheduler is not None:
             scheduler.step()
         losses[step] = loss.detach()
-        on_step()
+        if on_step is not None:
+            on_step()
+    _refuse_unfinite(losses)
     return losses
 
 
-def _optimizer(
-    module: nn.Module, training: Training, n: int, steps: int
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler | None]:
+def negative_log_likelihood(labelled: Labelled) -> Objective:
+    """The mean over the batch of ``-log p(target | network's outputs)``."""
+
+    def objective(module: nn.Module, x: Tensor, targets: Tensor, step: int) -> Tensor:
+        outputs = module(x)
+        if step == 0:
+            check_logits(outputs, len(x), labelled.likelihood.width)
+        return labelled.likelihood.nll(outputs, targets)
+
+    return objective
+
+
+def _optimizer(module: nn.Module, training: Training, n: int) -> torch.optim.Optimizer:
     kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
     decays = {False: training.weight_decay, True: training.weight_decay + training.prior_precision / n}
     has_prior = training.has_prior(module)
@@ -152,12 +181,20 @@ def _optimizer(
         if prior in has_prior.values()
     ]
     options: dict[str, Any] = {"momentum": 0.9} if training.optimizer == "sgd" else {}
-    optimizer = kinds[training.optimizer](groups, lr=training.learning_rate, fused=True, **options)
+    return kinds[training.optimizer](groups, lr=training.learning_rate, fused=True, **options)
+
+
+def _scheduler(
+    optimizer: torch.optim.Optimizer, training: Training, steps: int
+) -> torch.optim.lr_scheduler.LRScheduler | None:
     if training.schedule == "constant":
-        return optimizer, None
-    # OneCycleLR cannot divide a single step into its two phases.
-    onecycle = torch.optim.lr_scheduler.OneCycleLR(optimizer, training.learning_rate, total_steps=max(steps, 2) + 1)
-    return optimizer, onecycle
+        return None
+    return torch.optim.lr_scheduler.OneCycleLR(
+        optimizer,
+        training.learning_rate,
+        total_steps=max(steps, 2) + 1,  # it cannot divide a single step into its two phases
+        cycle_momentum="betas" in optimizer.defaults or "momentum" in optimizer.defaults,
+    )
 
 
 def _names(wanted: str, parameter: str) -> bool:

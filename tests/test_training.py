@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from activebdl import Affine, Training, UserError
 from activebdl.data import Labelled, Normalise
+from activebdl.likelihoods import Categorical
 from activebdl.training import _batches, train
 
 
@@ -15,7 +16,7 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def labelled(n: int = 6, **options: Any) -> Labelled:
-    return Labelled(torch.randn(n, 2, generator=seeded()), torch.arange(n) % 3, 3, Normalise(**options))
+    return Labelled(torch.randn(n, 2, generator=seeded()), torch.arange(n) % 3, Categorical(3), Normalise(**options))
 
 
 def linear() -> nn.Module:
@@ -82,7 +83,7 @@ def test_uint8_images_are_augmented_before_they_are_normalised() -> None:
 
     images = torch.zeros(4, 1, 8, 8, dtype=torch.uint8)
     images[:, :, 3:5, 3:5] = 255
-    data = Labelled(images, torch.tensor([0, 1, 0, 1]), 2, Normalise(255.0, 0.5, 0.5))
+    data = Labelled(images, torch.tensor([0, 1, 0, 1]), Categorical(2), Normalise(255.0, 0.5, 0.5))
     train(Looking, data, Training(steps=1, batch_size=4, augmentation=Affine(shift=0.3)), generator=seeded())
     torch.testing.assert_close(seen[-1][:, :, 0].max(), torch.tensor(-1.0))  # the first row stays black
     assert seen[-1].max() > 0

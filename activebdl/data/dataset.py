@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from activebdl.errors import UserError
+from activebdl.likelihoods import Likelihood
 
 
 class Inputs(Protocol):
@@ -208,14 +209,14 @@ class Labelled:
 
     Args:
         inputs: ``[n, ...]`` as stored, on the device.
-        labels: ``[n]`` int64, on the device.
-        classes: C.
+        labels: ``[n]`` int64 for classes, on the device.
+        likelihood: How the network's outputs tell of them.
         normalise: Turns stored inputs into what a network reads.
     """
 
     inputs: Tensor
     labels: Tensor
-    classes: int
+    likelihood: Likelihood
     normalise: Normalise = field(default_factory=Normalise)
 
     def __len__(self) -> int:

@@ -1,10 +1,13 @@
-"""What every posterior does alike: modules in eval mode for a while, and log-probabilities of logits."""
+"""What every posterior does alike: modules in eval mode for a while, and draws by their outputs."""
 
 import contextlib
-from collections.abc import Generator
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 
 @contextlib.contextmanager
@@ -23,3 +26,44 @@ def evaluating(module: nn.Module) -> Generator[None]:
 def log_softmax(logits: Tensor) -> Tensor:
     """Log-probabilities over the last axis, in float32 or better, whatever the network computes in."""
     return (logits if logits.dtype == torch.float64 else logits.float()).log_softmax(dim=-1)
+
+
+class OutputDraws(ABC):
+    """K functions that give a network's outputs; log-probabilities follow from them. O: outputs for one item."""
+
+    @property
+    @abstractmethod
+    def count(self) -> int:
+        """K."""
+
+    @abstractmethod
+    def outputs(self, x: Tensor) -> Tensor:
+        """``[B, ...] -> [B, K, O]``, without gradients."""
+
+    def log_probs(self, x: Tensor) -> Tensor:
+        """``[B, ...] -> [B, K, C]``, in nats."""
+        with torch.inference_mode():
+            return log_softmax(self.outputs(x))
+
+
+@dataclass(frozen=True)
+class WeightDraws(OutputDraws):
+    """One module with K sets of weights.
+
+    Args:
+        module: It is never changed, nor is its mode.
+        weights: For each draw, by name, the parameters and buffers that stand in for the module's own.
+    """
+
+    module: nn.Module
+    weights: Sequence[Mapping[str, Tensor]]
+
+    @property
+    def count(self) -> int:
+        """K."""
+        return len(self.weights)
+
+    def outputs(self, x: Tensor) -> Tensor:
+        """``[B, ...] -> [B, K, O]``."""
+        with evaluating(self.module), torch.inference_mode():
+            return torch.stack([functional_call(self.module, dict(draw), (x,)) for draw in self.weights], dim=1)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from activebdl.data.dataset import Labelled
 from activebdl.posteriors import posterior
-from activebdl.posteriors._shared import evaluating, log_softmax
+from activebdl.posteriors._shared import OutputDraws, evaluating
 from activebdl.training import Training, train
 
 
@@ -64,14 +64,18 @@ class PointPosterior:
 
 
 @dataclass(frozen=True)
-class PointDraws:
+class PointDraws(OutputDraws):
     """K times the same function, computed once."""
 
     module: nn.Module
-    count: int
+    k: int
 
-    def log_probs(self, x: Tensor) -> Tensor:
-        """``[B, ...] -> [B, K, C]``; the K entries share their memory."""
+    @property
+    def count(self) -> int:
+        """K."""
+        return self.k
+
+    def outputs(self, x: Tensor) -> Tensor:
+        """``[B, ...] -> [B, K, O]``; the K entries share their memory."""
         with evaluating(self.module), torch.inference_mode():
-            log_probs = log_softmax(self.module(x))
-        return log_probs[:, None, :].expand(-1, self.count, -1)
+            return self.module(x)[:, None, :].expand(-1, self.k, -1)

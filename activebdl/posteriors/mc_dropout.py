@@ -18,7 +18,7 @@ from torch.fx.proxy import TraceError
 from activebdl.data.dataset import Labelled
 from activebdl.posteriors import posterior
 from activebdl.posteriors._masks import Site, check_dropout, draw_masks, find_sites, run_with_masks
-from activebdl.posteriors._shared import evaluating, log_softmax
+from activebdl.posteriors._shared import OutputDraws, evaluating
 from activebdl.posteriors._thinning import DrawPlan, ThinnedGraph
 from activebdl.randomness import global_rng_kept
 from activebdl.training import Training, train
@@ -101,7 +101,7 @@ class DropoutPosterior:
 
 
 @dataclass(frozen=True)
-class ThinnedDraws:
+class ThinnedDraws(OutputDraws):
     """K sub-networks, each with only what its masks keep."""
 
     module: nn.Module
@@ -114,17 +114,16 @@ class ThinnedDraws:
         """K."""
         return len(self.plans)
 
-    def log_probs(self, x: Tensor) -> Tensor:
-        """``[B, ...] -> [B, K, C]``."""
+    def outputs(self, x: Tensor) -> Tensor:
+        """``[B, ...] -> [B, K, O]``."""
         x = x.contiguous(memory_format=self.layout)
         with evaluating(self.module), torch.inference_mode():
             trunk = self.graph.run_trunk(x)
-            logits = [self.graph.run_draw(trunk, plan) for plan in self.plans]  # K times [B, C]
-            return log_softmax(torch.stack(logits, dim=1))
+            return torch.stack([self.graph.run_draw(trunk, plan) for plan in self.plans], dim=1)
 
 
 @dataclass(frozen=True)
-class MaskedDraws:
+class MaskedDraws(OutputDraws):
     """K times the whole network, masks multiplied in: the plain path, for modules that torch.fx cannot read."""
 
     module: nn.Module
@@ -136,11 +135,11 @@ class MaskedDraws:
         """K."""
         return len(self.masks)
 
-    def log_probs(self, x: Tensor) -> Tensor:
-        """``[B, ...] -> [B, K, C]``."""
+    def outputs(self, x: Tensor) -> Tensor:
+        """``[B, ...] -> [B, K, O]``."""
         with torch.inference_mode():
-            logits = [run_with_masks(self.module, x, masks, self.sites) for masks in self.masks]
-            return log_softmax(torch.stack(logits, dim=1))
+            draws = [run_with_masks(self.module, x, masks, self.sites) for masks in self.masks]
+            return torch.stack(draws, dim=1)
 
 
 def _thinned(module: nn.Module, example: Tensor) -> tuple[ThinnedGraph | None, torch.memory_format]:

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from activebdl import MAP, Training, UserError
 from activebdl.data import Labelled, Normalise
+from activebdl.likelihoods import Categorical
 from activebdl.posteriors.map import PointPosterior
 
 
@@ -24,7 +25,7 @@ def test_all_draws_are_the_network_itself() -> None:
 def test_a_fit_goes_to_the_weights_that_the_closed_form_tells() -> None:
     """Two items of opposite class at x = +1 and -1, one weight: the L2 penalty's stationary point, by bisection."""
     decay = 0.1
-    labelled = Labelled(torch.tensor([[1.0], [-1.0]]), torch.tensor([0, 1]), 2, Normalise())
+    labelled = Labelled(torch.tensor([[1.0], [-1.0]]), torch.tensor([0, 1]), Categorical(2), Normalise())
     training = Training(
         steps=400, batch_size=2, optimizer="sgd", learning_rate=0.1, schedule="constant", weight_decay=decay
     )
@@ -41,7 +42,7 @@ def test_a_fit_goes_to_the_weights_that_the_closed_form_tells() -> None:
 def test_a_prior_precision_weighs_less_the_more_labels_there_are() -> None:
     def weight(n: int, **options: float) -> float:
         x = torch.tensor([[1.0], [-1.0]]).repeat(n // 2, 1)
-        labelled = Labelled(x, torch.tensor([0, 1]).repeat(n // 2), 2, Normalise())
+        labelled = Labelled(x, torch.tensor([0, 1]).repeat(n // 2), Categorical(2), Normalise())
         training = Training(steps=400, batch_size=n, optimizer="sgd", learning_rate=0.1, schedule="constant", **options)  # type: ignore[arg-type]
         fitted = MAP(training).fit(lambda: nn.Linear(1, 2, bias=False), labelled, generator=torch.Generator())
         return float(fitted.module.get_parameter("weight")[0, 0])
@@ -65,7 +66,7 @@ class SumOfTwo(nn.Module):
 
 @pytest.mark.parametrize("prior_on", [("b",), ("b.weight",)])
 def test_a_prior_on_one_layer_leaves_the_others_free(prior_on: tuple[str, ...]) -> None:
-    labelled = Labelled(torch.ones(4, 1), torch.tensor([0, 0, 0, 1]), 2, Normalise())
+    labelled = Labelled(torch.ones(4, 1), torch.tensor([0, 0, 0, 1]), Categorical(2), Normalise())
     training = Training(
         steps=2000, batch_size=4, optimizer="sgd", learning_rate=0.1, schedule="constant", weight_decay=0.0,
         prior_precision=1.0, prior_on=prior_on,

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from activebdl import MCDropout, Training, UserError
 from activebdl.data import Labelled
+from activebdl.likelihoods import Categorical
 from activebdl.posteriors.mc_dropout import DropoutPosterior, MaskedDraws, ThinnedDraws
 from tests.posteriors.modules import MODULES, inputs
 
@@ -207,7 +208,7 @@ REFUSED: list[tuple[Callable[[], nn.Module], str]] = [
 
 
 def labelled(n: int = 6) -> Labelled:
-    return Labelled(torch.randn(n, 2, generator=seeded()), torch.arange(n) % 3, 3)
+    return Labelled(torch.randn(n, 2, generator=seeded()), torch.arange(n) % 3, Categorical(3))
 
 
 @pytest.mark.parametrize(("network", "message"), REFUSED)
@@ -266,7 +267,7 @@ def test_functional_dropout_that_drops_nothing_is_no_trouble() -> None:
 def test_a_forward_that_views_images_can_be_fitted_and_drawn_from(name: str) -> None:
     """In the layout channels_last, where it can be had, ``view`` would raise."""
     x = inputs(name, 6).float()
-    known = Labelled(x, torch.arange(6) % 3, 3)
+    known = Labelled(x, torch.arange(6) % 3, Categorical(3))
     fitted = MCDropout(Training(steps=2)).fit(MODULES[name], known, generator=seeded())
     thinned = fitted.draw(3, generator=seeded()).log_probs(x)
     plain = DropoutPosterior(fitted.module, x[:2], thin=False).draw(3, generator=seeded()).log_probs(x)
