@@ -17,7 +17,9 @@ def dataset(dataset: ActiveDataset) -> Oracle:
     """
     labels = dataset.labels
     if labels is None:
-        raise UserError(f"The data set '{dataset.name}' has no labels of its own; give them as labels=, or name an oracle.")
+        raise UserError(
+            f"The data set '{dataset.name}' has no labels of its own; give them as labels=, or name an oracle."
+        )
 
     def look_up(items: Tensor, ids: Tensor) -> Tensor:
         return labels[ids]
