@@ -52,6 +52,7 @@ class Round:
         labels: Theirs.
         scores: Theirs; None where the strategy has none.
         metrics: accuracy, nll, ece and brier on the test set.
+        diagnostics: What the inference method tells of its fit, e.g. "nll" and "kl" in nats; often empty.
         seconds: What "select", "ask", "fit" and "evaluate" took.
         confusion: Counts ``[C true][C predicted]`` on the test set.
         reliability: Lower edge, mean confidence, accuracy and count of each bin on the test set.
@@ -64,6 +65,7 @@ class Round:
     labels: tuple[int, ...]
     scores: tuple[float | None, ...]
     metrics: dict[str, float]
+    diagnostics: dict[str, float]
     seconds: dict[str, float]
     confusion: list[list[int]]
     reliability: dict[str, list[float]]
@@ -321,6 +323,7 @@ class Belief:
         bins = reliability(log_probs, dataset.test_labels)
         return {
             "metrics": evaluate(log_probs, dataset.test_labels),
+            "diagnostics": dict(getattr(self.posterior, "diagnostics", {})),
             "confusion": confusion(log_probs, dataset.test_labels).tolist(),
             "reliability": {name: values.tolist() for name, values in zip(names, bins, strict=True)},
             "seconds": {"fit": self.fit_seconds, "evaluate": time.perf_counter() - begin},

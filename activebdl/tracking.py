@@ -213,8 +213,9 @@ def store_uri(runs: Path) -> str:
 
 
 def metrics_of(round: Round, classes: tuple[str, ...]) -> dict[str, float]:
-    """What is sent of a round: the four metrics, times in seconds, and what was asked."""
+    """What is sent of a round: the four metrics, what the fit tells of itself, times in seconds, and what was asked."""
     values = dict(round.metrics)
+    values |= {f"fit/{key}": value for key, value in round.diagnostics.items()}
     values |= {f"time/{phase}": seconds for phase, seconds in round.seconds.items()}
     values["time/round"] = sum(round.seconds.values())
     for c, name in enumerate(classes):

@@ -351,3 +351,21 @@ def test_label_counts_refuse_what_does_not_fit(arguments: tuple[Any, ...], messa
 def test_a_balanced_start_has_as_many_of_each_class(dataset: ActiveDataset, network: Network) -> None:
     first = next(iter(cycle(dataset, network, counts=(7, 9), start="balanced")))
     assert sorted(first.labels.count(c) for c in range(3)) == [2, 2, 3]
+
+
+class Talkative(MAP):
+    """Tells of each fit how many labels it had."""
+
+    def fit(self, network: Network, labelled: Any, **options: Any) -> Any:
+        posterior = super().fit(network, labelled, **options)
+        object.__setattr__(posterior, "diagnostics", {"labels": float(len(labelled))})
+        return posterior
+
+
+def test_what_a_fit_tells_of_itself_is_recorded(dataset: ActiveDataset, network: Network, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"posterior": Talkative(Training(steps=2)), "strategy": "margin"}
+    rounds = list(cycle(dataset, network, journal=tmp_path / "journal", **options))
+    assert [round.diagnostics for round in rounds] == [{"labels": 5.0}, {"labels": 10.0}, {"labels": 18.0}]
+    again = list(cycle(dataset, network, journal=tmp_path / "journal", **options))
+    assert again == rounds
+    assert all(round.diagnostics == {} for round in cycle(dataset, network))

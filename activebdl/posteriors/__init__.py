@@ -33,7 +33,10 @@ class Draws(Protocol):
 
 
 class Posterior(Protocol):
-    """What is believed about the network, given the labels."""
+    """What is believed about the network, given the labels.
+
+    One that can tell how its fit went has an attribute ``diagnostics``, numbers by name, which every round records.
+    """
 
     def draw(self, k: int, *, generator: torch.Generator) -> Draws:
         """Draws K functions, independently."""
