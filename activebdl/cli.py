@@ -1,10 +1,8 @@
-"""The command line: ``activebdl run``, ``compare``, ``resume``, ``list``, ``data``, ``ui``."""
+"""The command line: ``activebdl run``, ``compare``, ``resume``, ``list``, ``data``, ``uncertainty``, ``ui``."""
 
 import contextlib
-import dataclasses
-import inspect
 import sys
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,7 +14,6 @@ except ImportError as error:
     raise SystemExit(f"The command line needs '{error.name}': pip install 'activebdl[cli]'") from None
 
 from activebdl.errors import UserError
-from activebdl.registry import Registry
 
 DEFAULT_PRESET = "mnist-1000"
 
@@ -169,17 +166,11 @@ def list_things(
     runs: Runs = Path("runs"),
 ) -> None:
     """Lists what there is, by name."""
-    listings: dict[What, Callable[[], list[tuple[str, str]]]] = {
-        What.presets: _presets,
-        What.strategies: _strategies,
-        What.posteriors: _posteriors,
-        What.networks: _networks,
-        What.datasets: _datasets,
-        What.oracles: _oracles,
-        What.runs: lambda: _runs(runs),
-    }
+    from activebdl.listings import listings
+
+    rows_of = listings(runs)
     for kind in [what] if what is not None else list(What):
-        rows = listings[kind]()
+        rows = rows_of[kind]()
         typer.secho(f"{kind.value}", bold=True)
         width = max((len(name) for name, _ in rows), default=0)
         for row, about in rows:
@@ -203,6 +194,37 @@ def data(
     if dataset.labels is not None:
         counts = dataset.labels.bincount(minlength=len(dataset.classes)).tolist()
         typer.echo(f"in the pool: {', '.join(f'{count:,}' for count in counts)}")
+
+
+class Look(StrEnum):
+    """What `activebdl uncertainty` can look at."""
+
+    moons = "moons"
+    digits = "digits"
+
+
+@app.command()
+def uncertainty(
+    what: Annotated[Look, typer.Argument(help="moons: a plane; digits: MNIST beside what no network has seen.")],
+    posteriors: Annotated[str | None, typer.Option(help="By name, with commas; all when not given.")] = None,
+    labels: Annotated[int, typer.Option(help="Digits only: how many are known.")] = 1000,
+    draws: Annotated[int, typer.Option(help="Posterior draws.")] = 50,
+    seed: Annotated[int, typer.Option(help="The source of all randomness.")] = 0,
+    device: Device = None,
+    out: Annotated[Path, typer.Option(help="The folder for the picture.")] = Path("runs/uncertainty"),
+) -> None:
+    """Draws how sure each posterior is, where there is data and where there is none."""
+    from activebdl.files import write_safely
+    from activebdl.uncertainty import digits, moons
+
+    out.mkdir(parents=True, exist_ok=True)
+    names = None if posteriors is None else [name.strip() for name in posteriors.split(",")]
+    if what is Look.moons:
+        picture, text = moons(names, draws=draws, seed=seed), ""
+    else:
+        picture, text = digits(names, labels=labels, draws=draws, seed=seed, device=device or "auto")
+    write_safely(out / f"{what.value}.png", picture)
+    typer.echo(f"{text}\npicture   {out / what.value}.png")
 
 
 @app.command()
@@ -273,7 +295,9 @@ def _folder(run: str, runs: Path) -> Path:
     for folder in (runs / run, Path(run)):
         if folder.is_dir():
             return folder
-    known = ", ".join(name for name, _ in _runs(runs)) or "none yet"
+    from activebdl.listings import listings
+
+    known = ", ".join(name for name, _ in listings(runs)["runs"]()) or "none yet"
     raise UserError(f"There is no run '{run}' in '{runs}'. Known: {known}.")
 
 
@@ -311,78 +335,3 @@ def _close(table: str, folder: Path, runs: Path, mlflow: bool, plot: Path | None
     typer.echo(f"kept in   {folder}")
     if mlflow:
         typer.echo(f"MLflow    activebdl ui{_where(runs)}")
-
-
-def _presets() -> list[tuple[str, str]]:
-    from activebdl.spec import about_preset, presets
-
-    return [(name, about_preset(name)) for name in presets()]
-
-
-def _strategies() -> list[tuple[str, str]]:
-    from activebdl.strategies import strategies
-
-    rows = [(name, _first_line(strategies.get(name).doc)) for name in strategies.names()]
-    return [*rows, ("power_, softmax_, softrank_", "in front of a score: a stochastic choice, less redundant")]
-
-
-def _posteriors() -> list[tuple[str, str]]:
-    from activebdl.build import plain
-    from activebdl.posteriors import posteriors
-
-    rows: list[tuple[str, str]] = []
-    for name in posteriors.names():
-        method = posteriors.get(name)
-        rows.append((name, _first_line(inspect.getdoc(method))))
-        if dataclasses.is_dataclass(method):
-            rows += [("", f"  {key} = {value}") for key, value in _settings("posterior", plain(method()))]
-    return rows
-
-
-def _settings(key: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """The keys that --set takes, with their defaults."""
-    if isinstance(value, dict):
-        for name, deeper in value.items():  # pyright: ignore[reportUnknownVariableType]
-            yield from _settings(f"{key}.{name}", deeper)
-    else:
-        yield key, "null" if value is None else value
-
-
-def _networks() -> list[tuple[str, str]]:
-    from activebdl.networks import networks
-
-    return _registered(networks)
-
-
-def _datasets() -> list[tuple[str, str]]:
-    from activebdl.data import datasets
-
-    return _registered(datasets)
-
-
-def _oracles() -> list[tuple[str, str]]:
-    from activebdl.oracles import oracles
-
-    return _registered(oracles)
-
-
-def _registered(registry: Registry[Any]) -> list[tuple[str, str]]:
-    return [(name, _first_line(inspect.getdoc(registry.get(name)))) for name in registry.names()]
-
-
-def _runs(runs: Path) -> list[tuple[str, str]]:
-    from activebdl.runs import list_runs
-    from activebdl.sweep import list_comparisons
-
-    rows: list[tuple[str, str]] = [(name, "comparison") for name in list_comparisons(runs)]
-    for info in list_runs(runs):
-        done, total = len(info.rounds), len(info.spec.label_counts())
-        last = info.rounds[-1] if info.rounds else None
-        reached = f"{100 * last.results['metrics']['accuracy']:.2f} % at {last.n_labels:,} labels" if last else ""
-        state = "finished" if info.finished else f"round {done} of {total}"
-        rows.append((info.name, f"{state:<16}{reached}"))
-    return rows
-
-
-def _first_line(doc: str | None) -> str:
-    return (doc or "").partition("\n")[0]

@@ -1,0 +1,80 @@
+"""What there is, by name: rows of a name and what it is about, as `activebdl list` shows them."""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from activebdl.build import plain
+from activebdl.data import datasets
+from activebdl.networks import networks
+from activebdl.oracles import oracles
+from activebdl.posteriors import posteriors
+from activebdl.registry import Registry
+from activebdl.runs import list_runs
+from activebdl.spec import about_preset, presets
+from activebdl.strategies import strategies
+from activebdl.sweep import list_comparisons
+
+Rows = list[tuple[str, str]]
+
+
+def listings(runs: Path) -> dict[str, Callable[[], Rows]]:
+    """Each kind of thing, and what lists it.
+
+    Args:
+        runs: The folder of all runs.
+    """
+    return {
+        "presets": lambda: [(name, about_preset(name)) for name in presets()],
+        "strategies": _strategies,
+        "posteriors": _posteriors,
+        "networks": lambda: _registered(networks),
+        "datasets": lambda: _registered(datasets),
+        "oracles": lambda: _registered(oracles),
+        "runs": lambda: _runs(runs),
+    }
+
+
+def _strategies() -> Rows:
+    rows = [(name, _first_line(strategies.get(name).doc)) for name in strategies.names()]
+    return [*rows, ("power_, softmax_, softrank_", "in front of a score: a stochastic choice, less redundant")]
+
+
+def _posteriors() -> Rows:
+    rows: Rows = []
+    for name in posteriors.names():
+        method = posteriors.get(name)
+        rows.append((name, _first_line(inspect.getdoc(method))))
+        if dataclasses.is_dataclass(method):
+            rows += [("", f"  {key} = {value}") for key, value in _settings("posterior", plain(method()))]
+    return rows
+
+
+def _settings(key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    """The keys that --set takes, with their defaults."""
+    if isinstance(value, dict):
+        for name, deeper in value.items():  # pyright: ignore[reportUnknownVariableType]
+            yield from _settings(f"{key}.{name}", deeper)
+    else:
+        yield key, "null" if value is None else value
+
+
+def _runs(runs: Path) -> Rows:
+    rows: Rows = [(name, "comparison") for name in list_comparisons(runs)]
+    for info in list_runs(runs):
+        done, total = len(info.rounds), len(info.spec.label_counts())
+        last = info.rounds[-1] if info.rounds else None
+        reached = f"{100 * last.results['metrics']['accuracy']:.2f} % at {last.n_labels:,} labels" if last else ""
+        state = "finished" if info.finished else f"round {done} of {total}"
+        rows.append((info.name, f"{state:<16}{reached}"))
+    return rows
+
+
+def _registered(registry: Registry[Any]) -> Rows:
+    return [(name, _first_line(inspect.getdoc(registry.get(name)))) for name in registry.names()]
+
+
+def _first_line(doc: str | None) -> str:
+    return (doc or "").partition("\n")[0]
