@@ -207,9 +207,9 @@ class Look(StrEnum):
 def uncertainty(
     what: Annotated[Look, typer.Argument(help="moons: a plane; digits: MNIST beside what no network has seen.")],
     posteriors: Annotated[str | None, typer.Option(help="By name, with commas; all when not given.")] = None,
-    labels: Annotated[int, typer.Option(help="Digits only: how many are known.")] = 1000,
-    draws: Annotated[int, typer.Option(help="Posterior draws.")] = 50,
-    seed: Annotated[int, typer.Option(help="The source of all randomness.")] = 0,
+    labels: Annotated[int, typer.Option(min=1, help="Digits only: how many are known.")] = 1000,
+    draws: Annotated[int, typer.Option(min=1, help="Posterior draws.")] = 50,
+    seed: Annotated[int, typer.Option(min=0, help="The source of all randomness.")] = 0,
     device: Device = None,
     out: Annotated[Path, typer.Option(help="The folder for the picture.")] = Path("runs/uncertainty"),
 ) -> None:
@@ -217,7 +217,10 @@ def uncertainty(
     from activebdl.files import write_safely
     from activebdl.uncertainty import digits, moons
 
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"'{out}' cannot be made: {error.strerror or error}.") from error
     names = None if posteriors is None else [name.strip() for name in posteriors.split(",")]
     if what is Look.moons:
         picture, text = moons(names, draws=draws, seed=seed), ""

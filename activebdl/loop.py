@@ -292,13 +292,12 @@ class Belief:
             Categorical(len(cycle.dataset.classes)),
             cycle.dataset.normalise,
         )
+        rng = generator(cycle.seed, self.round, "fit")
         with cycle.progress("fit", cycle.method.steps(len(labelled))) as advance:
-            posterior = cycle.method.fit(
-                cycle.network,
-                labelled,
-                generator=generator(cycle.seed, self.round, "fit"),
-                on_step=lambda: advance(1),
-            )
+            try:
+                posterior = cycle.method.fit(cycle.network, labelled, generator=rng, on_step=lambda: advance(1))
+            except UserError as error:
+                raise UserError(f"{type(cycle.method).__name__}, {len(labelled)} labels: {error}") from error
         self.fit_seconds = time.perf_counter() - begin
         return posterior
 

@@ -107,10 +107,16 @@ def test_ones_own_oracle_strategy_and_network_by_file(tmp_path: Path) -> None:
     assert "runs/digits-small-custom-surprise-mc_dropout-seed0" in told
 
 
+def test_uncertainty_is_drawn(tmp_path: Path) -> None:
+    told = activebdl(tmp_path, "uncertainty", "moons", "--posteriors", "map", "--draws", "2", "--out", "here").stdout
+    assert "picture   here/moons.png" in told
+    assert (tmp_path / "here/moons.png").read_bytes().startswith(b"\x89PNG")
+
+
 MISTAKES: list[tuple[list[str], str]] = [
     (["run", "mnits"], "Unknown preset 'mnits'. Known: digits-small, mnist-1000, mnist-gal2017"),
     (["run", "digits-small", "--strategy", "balt"], "Unknown strategy 'balt'. Known: bald"),
-    (["run", "digits-small", "--posterior", "mc"], "Unknown posterior 'mc'. Known: map, mc_dropout"),
+    (["run", "digits-small", "--posterior", "mc"], "Unknown posterior 'mc'. Known: "),
     (["run", "digits-small", "--data", "digit"], "Unknown dataset 'digit'. Known: digits"),
     (["run", "digits-small", "--network", "cnn"], "Unknown network 'cnn'. Known: batchbald_cnn"),
     (["run", "digits-small", "--oracle", "me"], "Unknown oracle 'me'. Known: dataset"),
@@ -150,6 +156,8 @@ MISTAKES: list[tuple[list[str], str]] = [
     ),
     (["compare", "digits-small", "--strategies", "bald,bald"], "bald twice"),
     (["compare", "digits-small", "--runs", "file"], "cannot be"),
+    (["uncertainty", "moons", "--posteriors", "mc"], "Unknown posterior 'mc'. Known: "),
+    (["uncertainty", "moons", "--out", "file/inside"], "'file/inside' cannot be made: Not a directory"),
     (["resume", "nothing"], "There is no run 'nothing' in 'runs'. Known: none yet"),
 ]
 
@@ -191,7 +199,7 @@ def test_a_users_mistake_is_one_clear_sentence_and_exit_code_2(
     (tmp_path / "bad.py").write_text(BAD_FILE)
     (tmp_path / "bad.yaml").write_text("dataset: digits\nbudgt: 3\n")
     (tmp_path / "file").write_text("")
-    mlflow = [] if arguments[0] == "list" else ["--no-mlflow"]
+    mlflow = [] if arguments[0] in ("list", "uncertainty") else ["--no-mlflow"]
     with pytest.raises(SystemExit) as exit:
         main([*arguments, *mlflow])
     assert exit.value.code == 2
