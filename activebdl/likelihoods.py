@@ -13,6 +13,8 @@ from torch import Tensor
 
 from activebdl.errors import UserError
 
+_LOG_VARIANCES = (-14.0, 14.0)  # beyond, a step of training could overflow
+
 
 class Likelihood(Protocol):
     """p(target | outputs)."""
@@ -24,6 +26,10 @@ class Likelihood(Protocol):
 
     def nll(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Mean over the batch of ``-log p(target | outputs)``: ``[B, O], [B] -> []``."""
+        ...
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """What training minimises: `nll`, or something with the same minimum that is easier to reach."""
         ...
 
     def fisher(self, outputs: Tensor) -> Tensor:
@@ -49,6 +55,10 @@ class Categorical:
     def nll(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The cross-entropy."""
         return F.cross_entropy(outputs, targets)
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """`nll`."""
+        return self.nll(outputs, targets)
 
     def fisher(self, outputs: Tensor) -> Tensor:
         """``diag(p) - p p^T``, also the Hessian itself."""
@@ -80,6 +90,59 @@ class Gaussian:
         squares = (targets - outputs[:, 0]).square().mean() / (2 * self.noise**2)
         return squares + math.log(self.noise) + 0.5 * math.log(2 * math.pi)
 
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """`nll`."""
+        return self.nll(outputs, targets)
+
     def fisher(self, outputs: Tensor) -> Tensor:
         """``1 / noise^2``, also the Hessian itself."""
         return torch.full_like(outputs, self.noise**-2)[:, :, None]
+
+    def moments(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of the target, ``[..., 1] -> [...]`` each."""
+        return outputs[..., 0], torch.full_like(outputs[..., 0], self.noise**2)
+
+
+@dataclass(frozen=True)
+class HeteroscedasticGaussian:
+    """A number with noise that depends on the input (Nix and Weigend 1994); the outputs are mean and log variance.
+
+    Args:
+        beta: Training weighs each item's term by its variance to this power (beta-NLL, Seitzer et al. 2022). At 0 the
+            loss is the likelihood itself, which neglects the mean where it believes in noise; at 1 the mean is fitted
+            as by least squares.
+    """
+
+    beta: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.beta <= 1:
+            raise UserError(f"beta of a heteroscedastic Gaussian is from 0 to 1, and is {self.beta}.")
+
+    @property
+    def width(self) -> int:
+        """2."""
+        return 2
+
+    def nll(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """``(log variance + (y - mean)^2 / variance + log 2 pi) / 2``."""
+        return self._terms(outputs, targets).mean()
+
+    def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The beta-NLL; no gradient goes through its weights."""
+        _, variance = self.moments(outputs)
+        return (variance.detach() ** self.beta * self._terms(outputs, targets)).mean()
+
+    def fisher(self, outputs: Tensor) -> Tensor:
+        """``diag(1 / variance, 1 / 2)``."""
+        _, variance = self.moments(outputs)
+        return torch.diag_embed(torch.stack([1 / variance, torch.full_like(variance, 0.5)], dim=-1))
+
+    def moments(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and variance of the target, ``[..., 2] -> [...]`` each."""
+        mean, log_variance = outputs.unbind(-1)
+        return mean, log_variance.clamp(*_LOG_VARIANCES).exp()
+
+    def _terms(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        mean, variance = self.moments(outputs)
+        return 0.5 * (variance.log() + (targets - mean).square() / variance + math.log(2 * math.pi))

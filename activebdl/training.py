@@ -166,7 +166,7 @@ def negative_log_likelihood(labelled: Labelled) -> Objective:
         outputs = module(x)
         if step == 0:
             check_logits(outputs, len(x), labelled.likelihood.width)
-        return labelled.likelihood.nll(outputs, targets)
+        return labelled.likelihood.loss(outputs, targets)
 
     return objective
 
