@@ -199,13 +199,14 @@ def data(
 class Look(StrEnum):
     """What `activebdl uncertainty` can look at."""
 
+    line = "line"
     moons = "moons"
     digits = "digits"
 
 
 @app.command()
 def uncertainty(
-    what: Annotated[Look, typer.Argument(help="moons: a plane; digits: MNIST beside what no network has seen.")],
+    what: Annotated[Look, typer.Argument(help="line, moons, or digits beside what is none.")],
     posteriors: Annotated[str | None, typer.Option(help="By name, with commas; all when not given.")] = None,
     labels: Annotated[int, typer.Option(min=1, help="Digits only: how many are known.")] = 1000,
     draws: Annotated[int, typer.Option(min=1, help="Posterior draws.")] = 50,
@@ -213,17 +214,22 @@ def uncertainty(
     device: Device = None,
     out: Annotated[Path, typer.Option(help="The folder for the picture.")] = Path("runs/uncertainty"),
 ) -> None:
-    """Draws how sure each posterior is, where there is data and where there is none."""
+    """Draws how sure each posterior is, where there is data and where there is none.
+
+    line: ten points on a line. moons: a plane around two half circles. digits: MNIST beside clothes, turned digits, noise.
+    """
     from activebdl.files import write_safely
-    from activebdl.uncertainty import digits, moons
+    from activebdl.uncertainty.digits import digits
+    from activebdl.uncertainty.line import line
+    from activebdl.uncertainty.moons import moons
 
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"'{out}' cannot be made: {error.strerror or error}.") from error
     names = None if posteriors is None else [name.strip() for name in posteriors.split(",")]
-    if what is Look.moons:
-        picture, text = moons(names, draws=draws, seed=seed), ""
+    if what is not Look.digits:
+        picture, text = (line if what is Look.line else moons)(names, draws=draws, seed=seed), ""
     else:
         picture, text = digits(names, labels=labels, draws=draws, seed=seed, device=device or "auto")
     write_safely(out / f"{what.value}.png", picture)
