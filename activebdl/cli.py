@@ -216,7 +216,7 @@ def uncertainty(
 ) -> None:
     """Draws how sure each posterior is, where there is data and where there is none.
 
-    line: ten points on a line. moons: a plane around two half circles. digits: MNIST beside clothes, turned digits, noise.
+    line: ten points on a line. moons: two half circles in a plane. digits: MNIST beside clothes, turned digits, noise.
     """
     from activebdl.files import write_safely
     from activebdl.uncertainty.digits import digits
