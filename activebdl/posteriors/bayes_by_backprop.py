@@ -70,7 +70,7 @@ class BayesByBackprop:
     kl_weight: float = 0.01
     map_start: float = 0.3
     kl_warmup: float = 0.5
-    initial_scale: float = 0.05
+    initial_scale: float = 0.2
 
     def __post_init__(self) -> None:
         for name, known in (("layers", _LAYERS), ("prior", _PRIORS), ("estimator", ESTIMATORS)):
@@ -213,7 +213,7 @@ class MeanFieldPosterior:
         head: The name of that layer.
 
     Attributes:
-        diagnostics: The trace's means over the last tenth of the steps.
+        diagnostics: The trace's means over the last tenth of the variational phase.
     """
 
     def __init__(
@@ -226,9 +226,8 @@ class MeanFieldPosterior:
     ) -> None:
         self.module, self.sds, self.trace = module, sds, trace
         self.trunk, self.head = trunk, head
-        self.diagnostics = {
-            name: float(values[-max(1, len(values) // 10) :].nanmean()) for name, values in trace.items()
-        }
+        phase = {name: values[~trace["kl"].isnan()] for name, values in trace.items()}
+        self.diagnostics = {name: float(values[-max(1, len(values) // 10) :].mean()) for name, values in phase.items()}
 
     def draw(self, k: int, *, generator: torch.Generator) -> "WeightDraws | HeadDraws":
         """K sets of weights; the first ones are the same however many are asked for."""

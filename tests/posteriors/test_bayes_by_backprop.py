@@ -157,8 +157,10 @@ def test_kl_is_summed_over_all_weights_and_divided_by_the_number_of_labels() -> 
 
 def test_the_kl_comes_in_after_the_map_start() -> None:
     method = BayesByBackprop(Training(steps=20, batch_size=4), kl_weight=0.8, map_start=0.25, kl_warmup=0.4)
-    trace = method.fit(small_network, Labelled(*blobs(10), Categorical(3)), generator=seeded()).trace
+    found = method.fit(small_network, Labelled(*blobs(10), Categorical(3)), generator=seeded())
+    trace = found.trace
     assert bool(trace["kl"][:5].isnan().all()) and torch.equal(trace["loss"][:5], trace["nll"][:5])
+    assert found.diagnostics == {name: float(values[-1]) for name, values in trace.items()}  # a tenth of 15 steps
     weight = (trace["loss"] - trace["nll"])[5:] / trace["kl"][5:]
     expected = 0.8 * torch.tensor([1, 2, 3, 4, 5, *[6] * 10]) / 6
     torch.testing.assert_close(weight, expected, rtol=1e-4, atol=1e-4)
