@@ -1,0 +1,267 @@
+"""The Laplace approximation (MacKay 1992; Daxberger et al. 2021, "Laplace Redux"): a Gaussian around trained weights.
+
+    q(theta) = N(theta*, (H + lambda I)^-1),    H = GGN of  - sum_n log p(y_n | x_n, theta)  at theta*
+
+theta* is what training found, and theta the weights and the bias of the last layer; the layers before it stay as they
+are, so a draw is a sampled head over features that are computed once. The prior is N(0, I / lambda), and
+its precision lambda the one that maximises the evidence, where P counts the weights:
+
+    log p(y | lambda) ~= sum_n log p(y_n | x_n, theta*) - lambda/2 ||theta*||^2 + P/2 log lambda - 1/2 log|H + lambda I|
+
+It needs no second training: `Laplace.from_trained` treats a network that is trained already.
+
+B: items of a batch, K: draws, O: outputs of the network for one item, D: features, E: D, and 1 more for the bias.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from activebdl.data.dataset import Labelled, Normalise
+from activebdl.errors import UserError
+from activebdl.likelihoods import Categorical
+from activebdl.posteriors import posterior
+from activebdl.posteriors._curvature import STRUCTURES, Curvature, best_precision
+from activebdl.posteriors._last_layer import LastLayer, float64
+from activebdl.posteriors._linearised import LinearisedPosterior, all_weights_posterior, check_all_weights
+from activebdl.posteriors._shared import OutputDraws, evaluating
+from activebdl.randomness import global_rng_kept
+from activebdl.training import Training, check_logits, train
+
+MOST_WEIGHTS = 10_000
+"""Of a layer whose full covariance is computed: 0.8 GB, and minutes for its eigenvalues."""
+
+
+@posterior("laplace")
+@dataclass(frozen=True)
+class Laplace:
+    """The Laplace approximation, for any module that ends with an nn.Linear layer.
+
+    Args:
+        training: How the network is trained.
+        structure: What is kept of the last layer's GGN: all of it, its Kronecker factors, or its diagonal.
+        prior_precision: lambda; None chooses the one with the highest evidence.
+        weights: "last" treats the last layer. "all" treats every linear and convolutional layer, with structure "kron"
+            and draws that are linear in the weights (Immer et al. 2021); it needs the extra ``activebdl[laplace]``.
+    """
+
+    training: Training = field(default_factory=Training)
+    structure: Literal["full", "kron", "diag"] = "kron"
+    prior_precision: float | None = None
+    weights: Literal["last", "all"] = "last"
+
+    def __post_init__(self) -> None:
+        if self.structure not in STRUCTURES:
+            raise UserError(f"The structure is one of {', '.join(STRUCTURES)}, not '{self.structure}'.")
+        if self.prior_precision is not None and not self.prior_precision > 0:
+            raise UserError(f"The prior precision must be above 0, and is {self.prior_precision}; null chooses it.")
+        if self.weights not in ("last", "all"):
+            raise UserError(f"The weights are 'last' or 'all', not '{self.weights}'.")
+        if self.weights == "all" and self.structure != "kron":
+            raise UserError(f"All weights are treated with structure 'kron' alone, not '{self.structure}'.")
+
+    def fit(
+        self,
+        network: Callable[[], nn.Module],
+        labelled: Labelled,
+        *,
+        generator: torch.Generator,
+        on_step: Callable[[], object] | None = None,
+    ) -> "LastLayerPosterior | LinearisedPosterior":
+        """Trains one network and takes the curvature there; see `activebdl.posteriors.InferenceMethod.fit`.
+
+        Raises:
+            UserError: The module does not end with a linear layer, or that is too large for the structure, or the
+                prior of the training is on a parameter that the module does not have.
+        """
+        with global_rng_kept(labelled.device):
+            self.check(network().to(labelled.device), _example(labelled))
+        return self._around(train(network, labelled, self.training, generator=generator, on_step=on_step), labelled)
+
+    def from_trained(
+        self, module: nn.Module, data: Labelled | tuple[Tensor, Tensor]
+    ) -> "LastLayerPosterior | LinearisedPosterior":
+        """The posterior around a network as it stands; nothing is random here, and nothing is trained.
+
+        Args:
+            module: A trained network, on the device of the data. It is copied, and neither its weights nor its mode
+                change.
+            data: What it was trained on; or its inputs ``[n, ...]``, as the network reads them, and classes ``[n]``.
+
+        Raises:
+            UserError: As for `fit`, and for data that do not fit the network.
+        """
+        labelled = data if isinstance(data, Labelled) else _classified(module, *data)
+        if len(labelled) == 0:
+            raise UserError("There is nothing to fit to: not one item is labelled.")
+        module = copy.deepcopy(module).eval().requires_grad_(False)
+        self.check_layers(module, _example(labelled))
+        return self._around(module, labelled)
+
+    def check(self, module: nn.Module, example: Tensor) -> None:
+        """Refuses a network that `fit` would refuse, before it is trained.
+
+        Args:
+            module: A fresh network.
+            example: A normalised batch that it can read, two items, on its device.
+
+        Raises:
+            UserError: As for `fit`.
+        """
+        self.training.has_prior(module)
+        self.check_layers(module, example)
+
+    def check_layers(self, module: nn.Module, example: Tensor) -> None:
+        """Refuses a network, trained or not, whose layers cannot be treated; see `check`."""
+        if self.weights == "all":
+            check_all_weights(module, example)
+            return
+        count = LastLayer.of(module, example).mean.numel()
+        if self.structure == "full" and count > MOST_WEIGHTS:
+            raise UserError(
+                f"The last layer of {type(module).__name__} has {count:,} weights, too many for their full covariance "
+                f"(at most {MOST_WEIGHTS:,}): use structure 'kron' or 'diag'."
+            )
+
+    def steps(self, n: int) -> int:
+        """Optimiser steps that a fit to ``n`` labels takes."""
+        return self.training.total_steps(n)
+
+    def _around(self, module: nn.Module, labelled: Labelled) -> "LastLayerPosterior | LinearisedPosterior":
+        if self.weights == "all":
+            return all_weights_posterior(module, labelled, self.prior_precision)
+        head = LastLayer.of(module, _example(labelled))
+        phi, outputs = _read(head, labelled)
+        curvature = STRUCTURES[self.structure](_with_fisher(phi, outputs, labelled), head.mean)
+        precision = self.prior_precision or best_precision(curvature.eigenvalues, head.mean)
+        log_likelihood = -len(labelled) * float(labelled.likelihood.nll(outputs, labelled.labels.to(outputs.device)))
+        return LastLayerPosterior(head, curvature, precision, log_likelihood)
+
+
+class LastLayerPosterior:
+    """A Gaussian over the weights of the last layer.
+
+    Args:
+        head: The trained network.
+        curvature: Of the negative log-likelihood of the labelled items.
+        prior_precision: lambda.
+        log_likelihood: Of the labelled items at the trained weights, in nats.
+    """
+
+    def __init__(self, head: LastLayer, curvature: Curvature, prior_precision: float, log_likelihood: float) -> None:
+        self.head, self.curvature = head, curvature
+        self.prior_precision, self.log_likelihood = prior_precision, log_likelihood
+
+    @property
+    def mean(self) -> Tensor:
+        """``theta* [O, E]``, float64; the last column is the bias, where there is one."""
+        return self.head.mean
+
+    def draw(self, k: int, *, generator: torch.Generator) -> "HeadDraws":
+        """K heads; the first ones are the same however many are asked for."""
+        noise = [torch.randn(self.mean.shape, generator=generator, dtype=torch.float64) for _ in range(k)]
+        return HeadDraws(self.head, self.mean + self._scaled(torch.stack(noise).to(self.mean.device)))
+
+    def features(self, x: Tensor) -> Tensor:
+        """What the last layer reads, ``[B, ...] -> [B, D]``: the same for all draws."""
+        return self.head.features(x)
+
+    def covariance(self) -> Tensor:
+        """``(H + lambda I)^-1 [P, P]``, float64, in the order of ``mean.flatten()``."""
+        count = self.mean.numel()
+        if count > MOST_WEIGHTS:
+            raise UserError(f"The covariance of {count:,} weights is too large to be held whole.")
+        identity = torch.eye(count, dtype=self.mean.dtype, device=self.mean.device)
+        factor = self._scaled(identity.view(count, *self.mean.shape)).flatten(1)
+        return factor.T @ factor
+
+    def log_evidence(self, prior_precision: float | None = None) -> float:
+        """The Laplace approximation of ``log p(y | lambda)``, in nats; at the posterior's own lambda when not given."""
+        precision = prior_precision or self.prior_precision
+        shrinkage = (self.curvature.eigenvalues / precision).log1p().sum() / 2  # log|I + H / lambda| / 2
+        return self.log_likelihood - float(precision / 2 * self.mean.square().sum() + shrinkage)
+
+    def _scaled(self, noise: Tensor) -> Tensor:
+        """``(H + lambda I)^(-1/2)`` times white noise: ``[K, O, E] -> [K, O, E]``."""
+        return self.curvature.rotate(noise / (self.curvature.eigenvalues + self.prior_precision).sqrt())
+
+
+@dataclass(frozen=True)
+class HeadDraws(OutputDraws):
+    """K last layers over the same features.
+
+    Args:
+        head: The trained network.
+        heads: ``[K, O, E]``, float64.
+    """
+
+    head: LastLayer
+    heads: Tensor
+
+    @property
+    def count(self) -> int:
+        """K."""
+        return len(self.heads)
+
+    def features(self, x: Tensor) -> Tensor:
+        """What the last layer reads, ``[B, ...] -> [B, D]``: the same for all draws."""
+        return self.head.features(x)
+
+    def outputs(self, x: Tensor) -> Tensor:
+        """``[B, ...] -> [B, K, O]``: the features once, and one matrix product for all heads."""
+        with torch.inference_mode():
+            features = self.features(x)
+            if features.dtype != torch.float64:
+                features = features.float()
+            heads = self.heads.to(features).flatten(0, 1)  # [K O, E]
+            weight, bias = (heads[:, :-1], heads[:, -1]) if self.head.bias else (heads, None)
+            return F.linear(features, weight, bias).unflatten(1, self.heads.shape[:2])
+
+
+def _read(head: LastLayer, labelled: Labelled) -> tuple[Tensor, Tensor]:
+    """What the last layer reads of every labelled item, and 1 for its bias, ``[n, E]``; the outputs ``[n, O]``.
+
+    Raises:
+        UserError: The outputs do not fit the likelihood, or are not finite.
+    """
+    features = [float64(head.features(labelled.normalise(chunk))) for chunk in labelled.inputs.split(256)]
+    phi = torch.cat(features)
+    if head.bias:
+        phi = F.pad(phi, (0, 1), value=1.0)
+    outputs = phi @ head.mean.T
+    check_logits(outputs, len(labelled), labelled.likelihood.width)
+    bad = ~torch.isfinite(outputs).all(1)
+    if bool(bad.any()):
+        raise UserError(f"The network's output for labelled item {int(bad.nonzero()[0])} is not finite: train it anew.")
+    return phi, outputs
+
+
+def _with_fisher(phi: Tensor, outputs: Tensor, labelled: Labelled) -> Iterator[tuple[Tensor, Tensor]]:
+    """Chunks of ``phi`` with the Fisher information ``[B, O, O]``, so small that many classes fit too."""
+    size = max(1, min(256, 2**24 // outputs.shape[1] ** 2))
+    for rows, logits in zip(phi.split(size), outputs.split(size), strict=True):
+        yield rows, labelled.likelihood.fisher(logits)
+
+
+def _example(labelled: Labelled) -> Tensor:
+    """Two normalised items, for networks that cannot read one."""
+    return labelled.normalise(labelled.inputs[:1].repeat(2, *([1] * (labelled.inputs.dim() - 1))))
+
+
+def _classified(module: nn.Module, inputs: Tensor, labels: Tensor) -> Labelled:
+    """Labelled items of as many classes as the network has outputs."""
+    if labels.is_floating_point() or labels.shape != inputs.shape[:1]:
+        raise UserError(
+            f"Classes are one integer for each of the {len(inputs)} items, not {labels.dtype} of shape "
+            f"{list(labels.shape)}; for another likelihood give a Labelled."
+        )
+    with evaluating(module), torch.no_grad():
+        classes = module(Normalise()(inputs[:2])).shape[-1]
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        raise UserError(f"Classes run from 0 to {classes - 1}, the network's outputs; the labels do not.")
+    return Labelled(inputs, labels.long(), Categorical(classes))
