@@ -4,7 +4,7 @@
 
 The outputs are linear in the layer's weights, so with a softmax or a Gaussian of known noise H is the exact Hessian of
 the negative log-likelihood. In the eigenbasis of H a prior precision is added to every eigenvalue, so that trying
-another one costs a sum, and a sample one rotation.
+another one costs a sum, and a sample two rotations.
 
 B: items of a chunk, O: outputs of the network for one item, E: inputs of the layer, and 1 more for its bias,
 P = O E: weights of the layer, K: draws. Everything here is float64.
@@ -13,6 +13,7 @@ P = O E: weights of the layer, K: draws. Everything here is float64.
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -28,10 +29,20 @@ class Curvature:
     Args:
         eigenvalues: ``[O, E]``, none below 0.
         rotate: What Q does, ``[K, O, E] -> [K, O, E]``.
+        back: What Q^T does.
     """
 
     eigenvalues: Tensor
     rotate: Callable[[Tensor], Tensor]
+    back: Callable[[Tensor], Tensor]
+
+    def scale(self, noise: Tensor, precision: float) -> Tensor:
+        """``(H + precision I)^(-1/2)`` times white noise, ``[K, O, E] -> [K, O, E]``.
+
+        The symmetric root needs one rotation more than another would, and does not depend on the signs and the order
+        of the eigenvectors, which no two machines need agree on.
+        """
+        return self.rotate(self.back(noise) / (self.eigenvalues + precision).sqrt())
 
 
 def full(items: Items, weights: Tensor) -> Curvature:
@@ -48,10 +59,11 @@ def full(items: Items, weights: Tensor) -> Curvature:
             row += torch.einsum("be,bof->eof", phi, weighted)
     values, vectors = torch.linalg.eigh(hessian.view(weights.numel(), -1))
 
-    def rotate(z: Tensor) -> Tensor:
-        return (z.flatten(1) @ vectors.T).view_as(z)
+    def turn(z: Tensor, by: Tensor) -> Tensor:
+        return (z.flatten(1) @ by).view_as(z)
 
-    return Curvature(values.clamp_min(0).view_as(weights), rotate)
+    eigenvalues = values.clamp_min(0).view_as(weights)
+    return Curvature(eigenvalues, rotate=partial(turn, by=vectors.T), back=partial(turn, by=vectors))
 
 
 def kron(items: Items, weights: Tensor) -> Curvature:
@@ -68,10 +80,14 @@ def kron(items: Items, weights: Tensor) -> Curvature:
     outer_values, outer_vectors = torch.linalg.eigh(outer / n)
     inner_values, inner_vectors = torch.linalg.eigh(inner)
 
-    def rotate(z: Tensor) -> Tensor:
-        return outer_vectors @ z @ inner_vectors.T
+    def turn(z: Tensor, outer: Tensor, inner: Tensor) -> Tensor:
+        return outer.T @ z @ inner
 
-    return Curvature(torch.outer(outer_values.clamp_min(0), inner_values.clamp_min(0)), rotate)
+    return Curvature(
+        torch.outer(outer_values.clamp_min(0), inner_values.clamp_min(0)),
+        rotate=partial(turn, outer=outer_vectors.T, inner=inner_vectors.T),
+        back=partial(turn, outer=outer_vectors, inner=inner_vectors),
+    )
 
 
 def diag(items: Items, weights: Tensor) -> Curvature:
@@ -79,7 +95,7 @@ def diag(items: Items, weights: Tensor) -> Curvature:
     values = torch.zeros_like(weights)
     for phi, fisher in items:
         values += fisher.diagonal(dim1=1, dim2=2).T @ phi.square()
-    return Curvature(values, lambda z: z)
+    return Curvature(values, rotate=lambda z: z, back=lambda z: z)
 
 
 STRUCTURES: dict[str, Callable[[Items, Tensor], Curvature]] = {"full": full, "kron": kron, "diag": diag}

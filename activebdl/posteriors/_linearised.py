@@ -141,8 +141,8 @@ class LinearisedDraws(OutputDraws):
                 return functional_call(self.module, weights, (x,))
 
             def draw(step: Mapping[str, Tensor]) -> Tensor:
-                output, change = jvp(network, (centre,), (dict(step),))
-                return output + change
+                found = jvp(network, (centre,), (dict(step),))
+                return found[0] + found[1]
 
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)  # of torch.jit, that jvp uses when it is first called

@@ -165,7 +165,8 @@ class LastLayerPosterior:
     def draw(self, k: int, *, generator: torch.Generator) -> "HeadDraws":
         """K heads; the first ones are the same however many are asked for."""
         noise = [torch.randn(self.mean.shape, generator=generator, dtype=torch.float64) for _ in range(k)]
-        return HeadDraws(self.head, self.mean + self._scaled(torch.stack(noise).to(self.mean.device)))
+        white = torch.stack(noise).to(self.mean.device)
+        return HeadDraws(self.head, self.mean + self.curvature.scale(white, self.prior_precision))
 
     def features(self, x: Tensor) -> Tensor:
         """What the last layer reads, ``[B, ...] -> [B, D]``: the same for all draws."""
@@ -177,18 +178,14 @@ class LastLayerPosterior:
         if count > MOST_WEIGHTS:
             raise UserError(f"The covariance of {count:,} weights is too large to be held whole.")
         identity = torch.eye(count, dtype=self.mean.dtype, device=self.mean.device)
-        factor = self._scaled(identity.view(count, *self.mean.shape)).flatten(1)
-        return factor.T @ factor
+        root = self.curvature.scale(identity.view(count, *self.mean.shape), self.prior_precision).flatten(1)
+        return root.T @ root
 
     def log_evidence(self, prior_precision: float | None = None) -> float:
         """The Laplace approximation of ``log p(y | lambda)``, in nats; at the posterior's own lambda when not given."""
         precision = prior_precision or self.prior_precision
         shrinkage = (self.curvature.eigenvalues / precision).log1p().sum() / 2  # log|I + H / lambda| / 2
         return self.log_likelihood - float(precision / 2 * self.mean.square().sum() + shrinkage)
-
-    def _scaled(self, noise: Tensor) -> Tensor:
-        """``(H + lambda I)^(-1/2)`` times white noise: ``[K, O, E] -> [K, O, E]``."""
-        return self.curvature.rotate(noise / (self.curvature.eigenvalues + self.prior_precision).sqrt())
 
 
 @dataclass(frozen=True)
