@@ -3,12 +3,15 @@
 B: items of a batch, O: outputs of the network for one item, D: features, E: D, and 1 more for the bias.
 """
 
+import contextlib
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 
 from activebdl.errors import UserError
 from activebdl.posteriors._layers import last_layer
@@ -59,8 +62,8 @@ class LastLayer:
             )
         return head
 
-    def run(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
-        """What the layer reads at each of its calls, and the network's output."""
+    def run(self, x: Tensor, *, dropping: bool = False) -> tuple[list[Tensor], Tensor]:
+        """What the layer reads at each of its calls, and the network's output; with dropout on demand."""
         read: list[Tensor] = []
 
         def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -68,12 +71,30 @@ class LastLayer:
 
         handle = self.module.get_submodule(self.name).register_forward_pre_hook(hook, with_kwargs=True)
         try:
-            with evaluating(self.module), torch.no_grad():
+            with evaluating(self.module), _dropping(self.module, dropping), torch.no_grad():
                 output = self.module(x)
         finally:
             handle.remove()
         return read, output
 
-    def features(self, x: Tensor) -> Tensor:
-        """``[B, ...] -> [B, D]``."""
-        return self.run(x)[0][0]
+    def features(self, x: Tensor, *, dropping: bool = False) -> Tensor:
+        """``[B, ...] -> [B, D]``; with dropout on demand, which obeys torch's global generators."""
+        return self.run(x, dropping=dropping)[0][0]
+
+
+def drops(module: nn.Module) -> bool:
+    """Whether it has nn.Dropout modules that drop something."""
+    return any(isinstance(child, _DropoutNd) and child.p > 0 for child in module.modules())
+
+
+@contextlib.contextmanager
+def _dropping(module: nn.Module, on: bool) -> Generator[None]:
+    """Puts the dropout modules alone in train mode for a while, within `evaluating`."""
+    found = [child for child in module.modules() if on and isinstance(child, _DropoutNd)]
+    try:
+        for child in found:
+            child.training = True
+        yield
+    finally:
+        for child in found:
+            child.training = False

@@ -8,6 +8,11 @@ its precision lambda the one that maximises the evidence, where P counts the wei
 
     log p(y | lambda) ~= sum_n log p(y_n | x_n, theta*) - lambda/2 ||theta*||^2 + P/2 log lambda - 1/2 log|H + lambda I|
 
+Where training drops units and augments, theta* is the mode of that noisy loss, and H and the first term of the evidence
+are taken of it too: their means over several looks at the labelled items, with that noise. At the items as they are a
+trained network has next to no loss and no curvature left, so the evidence asks for a prior so wide that draws from the
+posterior know nothing (20 labels of MNIST: 11 % accuracy for 55 % of the network itself).
+
 It needs no second training: `Laplace.from_trained` treats a network that is trained already.
 
 B: items of a batch, K: draws, O: outputs of the network for one item, D: features, E: D, and 1 more for the bias.
@@ -24,13 +29,13 @@ from torch import Tensor, nn
 
 from activebdl.data.dataset import Labelled, Normalise
 from activebdl.errors import UserError
-from activebdl.likelihoods import Categorical
+from activebdl.likelihoods import Categorical, Likelihood
 from activebdl.posteriors import posterior
 from activebdl.posteriors._curvature import STRUCTURES, Curvature, best_precision
-from activebdl.posteriors._last_layer import LastLayer, float64
+from activebdl.posteriors._last_layer import LastLayer, drops, float64
 from activebdl.posteriors._linearised import LinearisedPosterior, all_weights_posterior, check_all_weights
 from activebdl.posteriors._shared import OutputDraws, evaluating
-from activebdl.randomness import global_rng_kept
+from activebdl.randomness import global_rng_from, global_rng_kept
 from activebdl.training import Training, check_logits, train
 
 MOST_WEIGHTS = 10_000
@@ -46,13 +51,17 @@ class Laplace:
         training: How the network is trained.
         structure: What is kept of the last layer's GGN: all of it, its Kronecker factors, or its diagonal.
         prior_precision: lambda; None chooses the one with the highest evidence.
+        looks: At every labelled item, with dropout and the training's augmentation, of which the mean is taken; 0 takes
+            the items as they are, as one look does where there is neither.
         weights: "last" treats the last layer. "all" treats every linear and convolutional layer, with structure "kron"
-            and draws that are linear in the weights (Immer et al. 2021); it needs the extra ``activebdl[laplace]``.
+            and draws that are linear in the weights (Immer et al. 2021); it needs the extra ``activebdl[laplace]``,
+            and takes the items as they are.
     """
 
     training: Training = field(default_factory=Training)
     structure: Literal["full", "kron", "diag"] = "kron"
     prior_precision: float | None = None
+    looks: int = 10
     weights: Literal["last", "all"] = "last"
 
     def __post_init__(self) -> None:
@@ -60,6 +69,8 @@ class Laplace:
             raise UserError(f"The structure is one of {', '.join(STRUCTURES)}, not '{self.structure}'.")
         if self.prior_precision is not None and not self.prior_precision > 0:
             raise UserError(f"The prior precision must be above 0, and is {self.prior_precision}; null chooses it.")
+        if self.looks < 0:
+            raise UserError(f"The looks at every item must not be negative, and are {self.looks}.")
         if self.weights not in ("last", "all"):
             raise UserError(f"The weights are 'last' or 'all', not '{self.weights}'.")
         if self.weights == "all" and self.structure != "kron":
@@ -81,17 +92,24 @@ class Laplace:
         """
         with global_rng_kept(labelled.device):
             self.check(network().to(labelled.device), _example(labelled))
-        return self._around(train(network, labelled, self.training, generator=generator, on_step=on_step), labelled)
+        module = train(network, labelled, self.training, generator=generator, on_step=on_step)
+        return self._around(module, labelled, generator)
 
     def from_trained(
-        self, module: nn.Module, data: Labelled | tuple[Tensor, Tensor]
+        self,
+        module: nn.Module,
+        data: Labelled | tuple[Tensor, Tensor],
+        *,
+        generator: torch.Generator | None = None,
     ) -> "LastLayerPosterior | LinearisedPosterior":
-        """The posterior around a network as it stands; nothing is random here, and nothing is trained.
+        """The posterior around a network as it stands; nothing is trained.
 
         Args:
             module: A trained network, on the device of the data. It is copied, and neither its weights nor its mode
                 change.
             data: What it was trained on; or its inputs ``[n, ...]``, as the network reads them, and classes ``[n]``.
+                Where it was augmented, ``training.augmentation`` should be the same.
+            generator: Of dropout and augmentation; when not given, they are the same each time.
 
         Raises:
             UserError: As for `fit`, and for data that do not fit the network.
@@ -101,7 +119,7 @@ class Laplace:
             raise UserError("There is nothing to fit to: not one item is labelled.")
         module = copy.deepcopy(module).eval().requires_grad_(False)
         self.check_layers(module, _example(labelled))
-        return self._around(module, labelled)
+        return self._around(module, labelled, generator or torch.Generator().manual_seed(0))
 
     def check(self, module: nn.Module, example: Tensor) -> None:
         """Refuses a network that `fit` would refuse, before it is trained.
@@ -132,15 +150,34 @@ class Laplace:
         """Optimiser steps that a fit to ``n`` labels takes."""
         return self.training.total_steps(n)
 
-    def _around(self, module: nn.Module, labelled: Labelled) -> "LastLayerPosterior | LinearisedPosterior":
+    def _around(
+        self, module: nn.Module, labelled: Labelled, generator: torch.Generator
+    ) -> "LastLayerPosterior | LinearisedPosterior":
         if self.weights == "all":
             return all_weights_posterior(module, labelled, self.prior_precision)
-        head = LastLayer.of(module, _example(labelled))
-        phi, outputs = _read(head, labelled)
-        curvature = STRUCTURES[self.structure](_with_fisher(phi, outputs, labelled), head.mean)
+        head, n = LastLayer.of(module, _example(labelled)), len(labelled)
+        phi = self._look(head, labelled, generator)
+        outputs, looks = phi @ head.mean.T, len(phi) // n  # [looks n, O]
+        check_logits(outputs[:n], n, labelled.likelihood.width)
+        _refuse_unfinite(outputs, n)
+        curvature = STRUCTURES[self.structure](_with_fisher(phi, outputs, labelled.likelihood, looks), head.mean)
         precision = self.prior_precision or best_precision(curvature.eigenvalues, head.mean)
-        log_likelihood = -len(labelled) * float(labelled.likelihood.nll(outputs, labelled.labels.to(outputs.device)))
-        return LastLayerPosterior(head, curvature, precision, log_likelihood)
+        nll = float(labelled.likelihood.nll(outputs, labelled.labels.to(outputs.device).repeat(looks)))
+        return LastLayerPosterior(head, curvature, precision, -n * nll)
+
+    def _look(self, head: LastLayer, labelled: Labelled, generator: torch.Generator) -> Tensor:
+        """What the last layer reads of the labelled items, look by look, and 1 for its bias: ``[looks n, E]``."""
+        augmentation = self.training.augmentation if self.looks else None
+        noisy = self.looks > 0 and (augmentation is not None or drops(head.module))
+        found: list[Tensor] = []
+        with global_rng_from(generator, labelled.device):  # which dropout obeys
+            for _ in range(self.looks if noisy else 1):
+                for chunk in labelled.inputs.split(256):
+                    x = chunk if chunk.is_floating_point() else chunk.float()
+                    x = labelled.normalise(x if augmentation is None else augmentation(x, generator))
+                    found.append(float64(head.features(x, dropping=noisy)))
+        phi = torch.cat(found)
+        return F.pad(phi, (0, 1), value=1.0) if head.bias else phi
 
 
 class LastLayerPosterior:
@@ -220,29 +257,18 @@ class HeadDraws(OutputDraws):
             return F.linear(features, weight, bias).unflatten(1, self.heads.shape[:2])
 
 
-def _read(head: LastLayer, labelled: Labelled) -> tuple[Tensor, Tensor]:
-    """What the last layer reads of every labelled item, and 1 for its bias, ``[n, E]``; the outputs ``[n, O]``.
+def _with_fisher(phi: Tensor, outputs: Tensor, likelihood: Likelihood, looks: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Chunks of ``phi`` with the Fisher information ``[B, O, O]`` of a look, so small that many classes fit too."""
+    size = max(1, min(256, 2**24 // outputs.shape[1] ** 2))
+    for rows, chunk in zip(phi.split(size), outputs.split(size), strict=True):
+        yield rows, likelihood.fisher(chunk) / looks
 
-    Raises:
-        UserError: The outputs do not fit the likelihood, or are not finite.
-    """
-    features = [float64(head.features(labelled.normalise(chunk))) for chunk in labelled.inputs.split(256)]
-    phi = torch.cat(features)
-    if head.bias:
-        phi = F.pad(phi, (0, 1), value=1.0)
-    outputs = phi @ head.mean.T
-    check_logits(outputs, len(labelled), labelled.likelihood.width)
+
+def _refuse_unfinite(outputs: Tensor, n: int) -> None:
     bad = ~torch.isfinite(outputs).all(1)
     if bool(bad.any()):
-        raise UserError(f"The network's output for labelled item {int(bad.nonzero()[0])} is not finite: train it anew.")
-    return phi, outputs
-
-
-def _with_fisher(phi: Tensor, outputs: Tensor, labelled: Labelled) -> Iterator[tuple[Tensor, Tensor]]:
-    """Chunks of ``phi`` with the Fisher information ``[B, O, O]``, so small that many classes fit too."""
-    size = max(1, min(256, 2**24 // outputs.shape[1] ** 2))
-    for rows, logits in zip(phi.split(size), outputs.split(size), strict=True):
-        yield rows, labelled.likelihood.fisher(logits)
+        item = int(bad.nonzero()[0]) % n
+        raise UserError(f"The network's output for labelled item {item} is not finite: train it anew.")
 
 
 def _example(labelled: Labelled) -> Tensor:

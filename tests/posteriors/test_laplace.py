@@ -12,7 +12,7 @@ from torch.func import functional_call
 
 from activebdl import Training, UserError
 from activebdl.build import make_method
-from activebdl.data import Labelled
+from activebdl.data import Labelled, Normalise
 from activebdl.likelihoods import Categorical, Gaussian
 from activebdl.posteriors._curvature import best_precision
 from activebdl.posteriors._linearised import LinearisedPosterior
@@ -68,6 +68,8 @@ def phi_of(module: nn.Module, x: Tensor) -> Tensor:
 
 
 def last_layer(module: nn.Module, **options: Any) -> LastLayerPosterior:
+    """Around the items as they are, unless the options say otherwise."""
+    options = {"looks": 0, **options}
     data = options.pop("data", None) or (images() if isinstance(next(module.children()), nn.Conv2d) else classes())
     found = Laplace(**options).from_trained(module, data)
     assert isinstance(found, LastLayerPosterior)
@@ -193,6 +195,67 @@ def test_many_items_and_many_classes_are_summed_over_all_chunks() -> None:
     expected = sum(f.diag()[:, None] * row.square()[None] for f, row in zip(fishers(module, data.inputs), phi))  # noqa: B905
     found = last_layer(module, structure="diag", prior_precision=1.0, data=data)
     torch.testing.assert_close(found.curvature.eigenvalues, expected, rtol=1e-10, atol=0)
+
+
+class Stretch:
+    """An augmentation without chance: its first batch times 1, its second times 2, and so on."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, x: Tensor, generator: torch.Generator, /) -> Tensor:
+        self.calls += 1
+        return self.calls * x
+
+
+def test_looks_are_averaged() -> None:
+    """The curvature and the likelihood of three looks are the means of those of the three looks alone."""
+    module, data = made(lambda: nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3))), classes()
+    alone = [Labelled(times * data.inputs, data.labels, data.likelihood) for times in (1, 2, 3)]
+    eye = torch.eye(15, dtype=torch.double)
+    for structure in ("full", "diag"):
+        method = Laplace(Training(augmentation=Stretch()), structure=structure, prior_precision=0.7, looks=3)
+        found = method.from_trained(module, data)
+        each = [last_layer(module, structure=structure, prior_precision=0.7, data=look) for look in alone]
+        assert isinstance(found, LastLayerPosterior)
+        mean = torch.stack([torch.linalg.inv(look.covariance()) for look in each]).mean(0)
+        torch.testing.assert_close(torch.linalg.inv(found.covariance()), mean, rtol=1e-8, atol=1e-10)
+        assert found.log_likelihood == pytest.approx(sum(look.log_likelihood for look in each) / 3, abs=1e-9)
+    kron = Laplace(Training(augmentation=Stretch()), prior_precision=0.7, looks=3).from_trained(module, data)
+    assert isinstance(kron, LastLayerPosterior)
+    inputs = torch.cat([look.inputs for look in alone])
+    phi = phi_of(module, inputs)
+    hessian = torch.kron(torch.stack(fishers(module, inputs)).mean(0), phi.T @ phi / 3)
+    torch.testing.assert_close(kron.covariance(), torch.linalg.inv(hessian + 0.7 * eye), rtol=1e-8, atol=1e-10)
+
+
+def test_looks_drop_as_training_does() -> None:
+    """Dropout before a linear layer: the mean over masks of its Hessian adds ``p / (1 - p) x^2`` to the diagonal."""
+    module, p, noise = made(lambda: nn.Sequential(nn.Dropout(0.3), nn.Linear(3, 1))), 0.3, 0.5
+    x = normal(6, 3)
+    data = Labelled(x, normal(6, seed=2), Gaussian(noise))
+    found = last_layer(module, structure="full", prior_precision=1.0, data=data, looks=4000)
+    phi = torch.cat([x, torch.ones(6, 1)], dim=1)
+    dropped = torch.cat([x.square().sum(0), torch.zeros(1)]) * p / (1 - p)
+    expected = (phi.T @ phi + dropped.diag()) / noise**2 + torch.eye(4)
+    torch.testing.assert_close(torch.linalg.inv(found.covariance()), expected, rtol=0.03, atol=0.5)
+    assert dropped[:3].min() / noise**2 > 2
+
+
+def test_looks_are_the_same_for_the_same_generator_and_change_nothing_else() -> None:
+    module, data = conv(), single(images())
+    before, x = state(module), data.inputs
+    pairs = [(None, None), (seeded(3), seeded(3))]
+    for first, second in pairs:
+        found, again = (Laplace().from_trained(module, data, generator=g) for g in (first, second))
+        assert isinstance(found, LastLayerPosterior)
+        two = [given.draw(2, generator=seeded()).log_probs(x) for given in (found, again)]
+        assert torch.equal(two[0], two[1])
+        assert all(torch.equal(v, module.state_dict()[k]) for k, v in found.head.module.state_dict().items())
+        assert not any(child.training for child in found.head.module.modules())
+    assert state(module) == before
+    with pytest.raises(UserError, match="looks at every item must not be negative, and are -1"):
+        Laplace(looks=-1)
 
 
 # ---- the evidence ----
@@ -325,7 +388,7 @@ def single(data: Labelled) -> Labelled:
 
 @EVERY
 def test_a_network_that_is_trained_already_gives_what_a_fit_gives(structure: Structure) -> None:
-    data, method = single(images()), Laplace(SHORT, structure=structure)
+    data, method = single(images()), Laplace(SHORT, structure=structure, looks=0)
     fitted = method.fit(conv, data, generator=seeded())
     assert isinstance(fitted, LastLayerPosterior)
     module = conv().train()
@@ -344,7 +407,23 @@ def test_a_network_that_is_trained_already_gives_what_a_fit_gives(structure: Str
         torch.testing.assert_close(found.draw(4, generator=seeded()).log_probs(x), expected, rtol=0, atol=1e-5)
 
 
+def test_stored_inputs_are_normalised_and_not_augmented() -> None:
+    """uint8 items with a normalisation are what the same items are that are normalised by hand."""
+    stored, normalise = torch.randint(256, (9, 1, 6, 6), generator=seeded()), Normalise(255.0, 0.4, 0.3)
+    by_hand = (stored.float() / 255 - 0.4) / 0.3
+    kept = Labelled(stored.to(torch.uint8), torch.arange(9) % 3, Categorical(3), normalise)
+    ready = Labelled(by_hand, torch.arange(9) % 3, Categorical(3))
+    module = made(conv).float()
+    two = [last_layer(module, data=data, prior_precision=1.0, structure="full").covariance() for data in (kept, ready)]
+    torch.testing.assert_close(two[0], two[1], rtol=1e-4, atol=1e-5)
+    assert (two[0] - torch.eye(39)).abs().max() > 0.1  # the prior alone
+
+
 def test_a_fit_depends_on_its_generator_alone() -> None:
+    kept = torch.get_rng_state()
+    Laplace(SHORT).fit(conv, single(images()), generator=seeded())
+    assert torch.equal(torch.get_rng_state(), kept)
+
     def drawn(seed: int) -> list[Any]:
         torch.rand(3)
         found = Laplace(SHORT).fit(conv, single(images()), generator=seeded(seed))
