@@ -51,9 +51,9 @@ class IvonOptimizer(torch.optim.Optimizer):
         *,
         ess: float,
         generator: torch.Generator,
-        hess_init: float = 1.0,
+        hess_init: float = 0.1,
         beta1: float = 0.9,
-        beta2: float = 0.9999,
+        beta2: float = 0.9995,
         weight_decay: float = 1e-4,
     ) -> None:
         defaults = {"lr": lr, "weight_decay": weight_decay}

@@ -9,13 +9,15 @@ this is the evidence lower bound, right where the model is, as in linear regress
 than there are first labels, and there the bound is highest where the weights are noise; so ess has a floor, which is
 the posterior at the temperature n / ess (a cold one, Wenzel et al. 2020), and the fit learns from 20 labels too.
 
-Dropout modules stay active while training, as for the posterior map, and are inactive in the draws. The running
-statistics of batch normalisation are those met under the noise of training, and every draw uses them.
+Dropout modules are inactive in the fit and in the draws: the noise on the weights regularises in their place, and is
+the whole posterior. The running statistics of batch normalisation are those met under the noise of the fit, and every
+draw uses them.
 
 P: parameters, K: draws, B: items of a batch.
 """
 
-from collections.abc import Callable, Mapping
+import contextlib
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -26,6 +28,7 @@ from activebdl.data.dataset import Labelled
 from activebdl.errors import UserError
 from activebdl.posteriors import posterior
 from activebdl.posteriors._ivon_optimizer import IvonOptimizer
+from activebdl.posteriors._masks import DROPOUT
 from activebdl.posteriors._shared import WeightDraws
 from activebdl.randomness import global_rng_from
 from activebdl.training import Training, optimise
@@ -49,12 +52,12 @@ class IVON:
     """
 
     training: Training = field(default_factory=Training)
-    learning_rate: float = 0.1
+    learning_rate: float = 0.2
     ess_per_label: float = 1.0
     ess_min: float = 10_000.0
-    hess_init: float = 1.0
+    hess_init: float = 0.1
     beta1: float = 0.9
-    beta2: float = 0.9999
+    beta2: float = 0.9995
     weight_decay: float = 1e-4
 
     def __post_init__(self) -> None:
@@ -97,7 +100,7 @@ class IVON:
                 beta2=self.beta2,
             )
             settings = replace(self.training, learning_rate=self.learning_rate)
-            with optimizer.perturbed():
+            with optimizer.perturbed(), _without_dropout(module):
                 optimise(module, labelled, settings, generator=generator, optimizer=optimizer, on_step=on_step)
         deviations = {
             name: optimizer.variance(parameter).sqrt()
@@ -128,6 +131,19 @@ class IVON:
                 decay = self.weight_decay + has_prior[name] * self.training.prior_precision / max(n, 1)
                 groups.setdefault(decay, []).append(parameter)
         return [{"params": parameters, "weight_decay": decay} for decay, parameters in groups.items()]
+
+
+@contextlib.contextmanager
+def _without_dropout(module: nn.Module) -> Generator[None]:
+    """Inside, dropout modules drop nothing; each has its probability back afterwards."""
+    dropouts = [(child, child.p) for child in module.modules() if isinstance(child, DROPOUT)]
+    try:
+        for child, _ in dropouts:
+            child.p = 0.0
+        yield
+    finally:
+        for child, p in dropouts:
+            child.p = p
 
 
 @dataclass(frozen=True)

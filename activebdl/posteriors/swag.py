@@ -53,9 +53,9 @@ class SWAG:
     """
 
     training: Training = field(default_factory=Training)
-    share: float = 0.25
-    optimizer: Literal["adamw", "adam", "sgd"] = "sgd"
-    learning_rate: float = 1e-2
+    share: float = 0.5
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    learning_rate: float = 2e-3
     snapshots: int = 40
     rank: int = 20
     scale: float = 1.0

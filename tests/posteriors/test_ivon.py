@@ -1,5 +1,6 @@
 """IVON: it meets the conjugate posterior where there is one, variances stay positive, and a draw is one function."""
 
+import contextlib
 import copy
 from collections.abc import Callable
 
@@ -53,12 +54,11 @@ def mlp() -> nn.Module:
     return nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 3))
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_it_meets_the_conjugate_posterior_of_linear_regression(seed: int) -> None:
-    """Mean within .15 posterior standard deviations, variances within 12 % of 1 / diag(posterior precision).
+def test_it_meets_the_conjugate_posterior_of_linear_regression() -> None:
+    """Mean within .15 posterior standard deviations, variances within 15 % of 1 / diag(posterior precision).
 
-    The estimates of the Hessian have a relative standard deviation of about 1.7 a step, of which beta2 = .9995 leaves
-    3 %; the mean moves with the noise of its last steps.
+    The estimates of the Hessian have a relative standard deviation of about 1.7 a step, of which beta2 = .999 leaves
+    4 %; the mean moves with the noise of its last steps.
     """
     n, noise, precision = 40, 0.5, 2.0
     mixing = torch.tensor([[1.0, 0.6, 0.0], [0.0, 1.0, 0.3], [0.0, 0.0, 0.5]])
@@ -70,17 +70,22 @@ def test_it_meets_the_conjugate_posterior_of_linear_regression(seed: int) -> Non
     assert (posterior_precision.inverse().diag() / variance).max() > 1.3  # another vector than the marginal variances
 
     method = IVON(
-        Training(steps=12_000, batch_size=n), ess_min=0.0, weight_decay=precision / n, beta2=0.9995, hess_init=3.0
+        Training(steps=4000, batch_size=n),
+        learning_rate=0.05,
+        ess_min=0.0,
+        weight_decay=precision / n,
+        beta2=0.999,
+        hess_init=1.0,
     )
     labelled = Labelled(x, y, Gaussian(noise), Normalise())
-    found = method.fit(lambda: nn.Linear(3, 1, bias=False), labelled, generator=seeded(seed))
+    found = method.fit(lambda: nn.Linear(3, 1, bias=False), labelled, generator=seeded())
     weight = found.module.get_parameter("weight")[0].double()
     assert ((weight - mean).abs() / variance.sqrt()).max() < 0.15
-    assert (found.deviations["weight"][0].double().square() / variance - 1).abs().max() < 0.12
-    drawn = torch.stack([draw["weight"][0] for draw in found.draw(20_000, generator=seeded()).weights]).double()
-    torch.testing.assert_close(drawn.mean(0), weight, rtol=0, atol=5 * float(variance.max() / 20_000) ** 0.5)
+    assert (found.deviations["weight"][0].double().square() / variance - 1).abs().max() < 0.15
+    drawn = torch.stack([draw["weight"][0] for draw in found.draw(5_000, generator=seeded()).weights]).double()
+    torch.testing.assert_close(drawn.mean(0), weight, rtol=0, atol=5 * float(variance.max() / 5_000) ** 0.5)
     torch.testing.assert_close(
-        drawn.var(0) / found.deviations["weight"][0].double() ** 2, torch.ones(3).double(), rtol=0, atol=0.05
+        drawn.var(0) / found.deviations["weight"][0].double() ** 2, torch.ones(3).double(), rtol=0, atol=0.1
     )
 
 
@@ -97,7 +102,7 @@ class SumOfTwo(nn.Module):
 
 def test_weights_that_the_data_say_nothing_of_keep_their_prior() -> None:
     labelled = Labelled(torch.zeros(5, 2), torch.tensor([0, 1, 0, 1, 1]), Categorical(2))
-    training = Training(steps=4000, batch_size=5, prior_precision=3.0, prior_on=("b",), schedule="constant")
+    training = Training(steps=2500, batch_size=5, prior_precision=3.0, prior_on=("b",), schedule="constant")
     method = IVON(training, ess_min=0.0, weight_decay=0.4, beta2=0.99)
     found = method.fit(SumOfTwo, labelled, generator=seeded())
     for name, precision in (("a.weight", 5 * 0.4), ("b.weight", 5 * 0.4 + 3.0)):
@@ -194,6 +199,29 @@ def test_the_mean_is_back_after_the_fit_and_after_an_exception() -> None:
     assert is_back()
 
 
+@pytest.mark.parametrize("stop", [False, True])
+def test_dropout_is_inactive_in_the_fit_and_as_it_was_afterwards(stop: bool) -> None:
+    """With it, every item of a batch of copies would meet another mask, and have another output."""
+    outputs: list[Tensor] = []
+    made: list[nn.Module] = []
+
+    def network() -> nn.Module:
+        module = nn.Sequential(nn.Linear(2, 64), nn.Dropout(0.5), nn.AlphaDropout(0.3), nn.Linear(64, 3))
+        module.register_forward_hook(lambda module, inputs, output: outputs.append(output.detach()))
+        made.append(module)
+        return module
+
+    def on_step() -> None:
+        if stop:
+            raise KeyboardInterrupt
+
+    with contextlib.suppress(KeyboardInterrupt):
+        IVON(QUICK).fit(network, points(1), generator=seeded(), on_step=on_step)
+    assert len(outputs) == (1 if stop else 24)
+    assert all(torch.equal(output, output[:1].expand_as(output)) for output in outputs)
+    assert [module.p for module in made[0].modules() if isinstance(module, nn.Dropout | nn.AlphaDropout)] == [0.5, 0.3]
+
+
 def test_a_step_without_a_sample_is_refused() -> None:
     parameter = nn.Parameter(torch.ones(2))
     optimizer = IvonOptimizer([parameter], 0.1, ess=10.0, generator=seeded())
@@ -209,7 +237,7 @@ def test_the_effective_sample_size_has_a_floor() -> None:
 
 
 def test_it_learns_from_twenty_labels() -> None:
-    x, y = blobs(320)
+    x, y = blobs(320, noise=0.3)
     labelled = Labelled(x[:20], y[:20], Categorical(3))
     draws = IVON(Training(steps=300)).fit(mlp, labelled, generator=seeded()).draw(20, generator=seeded())
     accuracy = float((draws.log_probs(x[20:]).exp().mean(1).argmax(1) == y[20:]).double().mean())
@@ -273,7 +301,7 @@ def test_drawn_weights_lie_in_memory_as_the_parameters_do() -> None:
         lambda: module, Labelled(torch.randn(9, 3, 6, 6), torch.arange(9) % 3, Categorical(3)), generator=seeded()
     )
     (draw,) = posterior.draw(1, generator=seeded()).weights
-    assert module[0].weight.is_contiguous(memory_format=torch.channels_last)
+    assert module.get_parameter("0.weight").is_contiguous(memory_format=torch.channels_last)
     assert all(draw[name].stride() == parameter.stride() for name, parameter in module.named_parameters())
 
 
