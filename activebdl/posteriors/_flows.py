@@ -1,4 +1,4 @@
-"""Normalising flows: invertible maps of a vector whose log-determinants are known.
+"""Normalising flows, invertible maps of a vector whose log-determinants are known, and two densities made of them.
 
 A chain of masked couplings (RealNVP, Dinh et al. 2017) with the gated update of inverse autoregressive flows
 (Kingma et al. 2016), as Louizos and Welling (2017) use them:
@@ -8,7 +8,7 @@ A chain of masked couplings (RealNVP, Dinh et al. 2017) with the gated update of
 
 What the mask keeps decides what becomes of the rest, so the Jacobian is triangular and the inverse is known.
 
-S: samples, D: entries of z.
+S: samples, D: entries of z, J: weights for each entry of z.
 """
 
 import math
@@ -118,3 +118,38 @@ class FlowedGaussian(nn.Module):
         z, log_det = self.flow(self.mean + self.log_sd.exp() * noise)
         log_base = -(0.5 * noise.square() + self.log_sd + 0.5 * math.log(2 * math.pi)).sum(-1)
         return z, log_base - log_det
+
+
+class AuxiliaryPosterior(nn.Module):
+    """r(z | W) of `activebdl.posteriors.mnf`, the guess of z from the weights; the better, the tighter the bound.
+
+    Args:
+        size: D.
+        noise: Standard deviation of z at the start.
+        couplings: Of its flow.
+        hidden: Units of the hidden layer of each coupling.
+    """
+
+    def __init__(self, size: int, noise: float, couplings: int, hidden: int) -> None:
+        super().__init__()
+        self.contrast = nn.Parameter(torch.randn(size))  # c
+        self.mean_offset, self.mean_slope = nn.Parameter(torch.ones(size)), nn.Parameter(torch.zeros(size))  # a, b
+        sd = min(noise, 0.99)
+        self.sd_offset = nn.Parameter(torch.full((size,), math.log(sd / (1 - sd))))  # d
+        self.sd_slope = nn.Parameter(torch.zeros(size))  # e
+        self.flow = Flow(size, couplings, hidden, centre=1.0)
+
+    def forward(self, z: Tensor, mu: Tensor, variance: Tensor) -> Tensor:
+        """``log r(z | W)``, ``[S]``, for one W from q(W | z) per z; W is met only in c W, which is Gaussian given z.
+
+        Args:
+            z: ``[S, D]``.
+            mu: ``[D, J]``.
+            variance: ``[D, J]``, sigma squared.
+        """
+        mean, sd = (self.contrast * z) @ mu, (self.contrast.square() @ variance).sqrt()  # [S, J], [J]
+        t = (mean + sd * torch.randn_like(mean)).tanh().mean(-1, keepdim=True)  # [S, 1]
+        logit = self.sd_offset + self.sd_slope * t
+        z_b, log_det = self.flow(z)
+        error = (z_b - self.mean_offset - self.mean_slope * t) / logit.sigmoid()
+        return log_det - (0.5 * error.square() + F.logsigmoid(logit) + 0.5 * math.log(2 * math.pi)).sum(-1)

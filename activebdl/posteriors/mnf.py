@@ -4,10 +4,11 @@
     z = flow(z_0),  z_0 ~ N(m, diag s^2)      i: an input of a linear layer, a filter (output channel) of a convolution
 
 A mixture of infinitely many Gaussians: weights that share a z_i are dependent, and neither Gaussian nor of one mode.
-Its KL divergence from the prior p(W) = N(0, prior_scale^2 2/fan_in) has no closed form; an auxiliary r(z | W) bounds it:
+Its KL divergence from the prior p(W) = N(0, prior_scale^2 2/fan_in) has no closed form, but a guess r of z bounds it:
 
     KL(q(W) || p(W))  <=  E_q [ KL(q(W | z) || p(W)) + log q(z) - log r(z | W) ]
-    r(z | W) = N(z_b; a + b t, diag sigmoid(d + e t)^2) |det dz_b/dz|,   z_b = flow_r(z),   t = mean_j tanh(sum_i c_i w_ij)
+    r(z | W) = N(z_b; a + b t, diag sigmoid(d + e t)^2) |det dz_b/dz|,   z_b = flow_r(z)
+    t = mean_j tanh(sum_i c_i w_ij)
 
 (the paper's r has no offsets a and d; with them r starts where q(z) does). What is minimised, per labelled item, is
 
@@ -36,9 +37,9 @@ from torch.func import functional_call
 from activebdl.data.dataset import Labelled
 from activebdl.errors import UserError
 from activebdl.posteriors import posterior
-from activebdl.posteriors._flows import Flow, FlowedGaussian
+from activebdl.posteriors._flows import AuxiliaryPosterior, FlowedGaussian
 from activebdl.posteriors._layers import called_layers, last_layer, replace_layers
-from activebdl.posteriors._shared import WeightDraws
+from activebdl.posteriors._shared import WeightDraws, evaluating
 from activebdl.randomness import global_rng_from
 from activebdl.training import Objective, Training, negative_log_likelihood, optimise
 
@@ -126,7 +127,8 @@ class MNF:
         for part in (plain, *layers.values()):
             part.eval().requires_grad_(False)
         nll, kl, loss = trace[-REPORTED_STEPS:].mean(0).tolist()
-        return MNFPosterior(plain, layers, {"nll": nll, "kl": kl, "loss": loss})
+        head = names[0] if self.layers == "last" else None
+        return MNFPosterior(plain, layers, {"nll": nll, "kl": kl, "loss": loss}, head)
 
     def check(self, module: nn.Module, example: Tensor) -> None:
         """Refuses a network that `fit` would refuse, before any label is paid for.
@@ -268,41 +270,6 @@ class MultiplicativeLayer(nn.Module):
         return functional_call(self.plain, own, (x,))
 
 
-class AuxiliaryPosterior(nn.Module):
-    """r(z | W), the guess of z from the weights; the better it is, the tighter the bound.
-
-    Args:
-        size: I.
-        noise: Standard deviation of z at the start.
-        couplings: Of its flow.
-        hidden: Units of the hidden layer of each coupling.
-    """
-
-    def __init__(self, size: int, noise: float, couplings: int, hidden: int) -> None:
-        super().__init__()
-        self.contrast = nn.Parameter(torch.randn(size))  # c
-        self.mean_offset, self.mean_slope = nn.Parameter(torch.ones(size)), nn.Parameter(torch.zeros(size))  # a, b
-        sd = min(noise, 0.99)
-        self.sd_offset = nn.Parameter(torch.full((size,), math.log(sd / (1 - sd))))  # d
-        self.sd_slope = nn.Parameter(torch.zeros(size))  # e
-        self.flow = Flow(size, couplings, hidden, centre=1.0)
-
-    def forward(self, z: Tensor, mu: Tensor, variance: Tensor) -> Tensor:
-        """``log r(z | W)``, ``[S]``, for one W from q(W | z) per z; W is met only in c W, which is Gaussian given z.
-
-        Args:
-            z: ``[S, I]``.
-            mu: ``[I, J]``.
-            variance: ``[I, J]``, sigma squared.
-        """
-        mean, sd = (self.contrast * z) @ mu, (self.contrast.square() @ variance).sqrt()  # [S, J], [J]
-        t = (mean + sd * torch.randn_like(mean)).tanh().mean(-1, keepdim=True)  # [S, 1]
-        logit = self.sd_offset + self.sd_slope * t
-        z_b, log_det = self.flow(z)
-        error = (z_b - self.mean_offset - self.mean_slope * t) / logit.sigmoid()
-        return log_det - (0.5 * error.square() + F.logsigmoid(logit) + 0.5 * math.log(2 * math.pi)).sum(-1)
-
-
 @dataclass(frozen=True)
 class MNFPosterior:
     """A network, and distributions over the weights of some of its layers.
@@ -312,16 +279,19 @@ class MNFPosterior:
         layers: The distributions, by the name of the layer.
         diagnostics: In nats per labelled item, means over the last steps of the fit: "nll", "kl" (the bound on the KL
             divergence of all layers / n) and "loss", the first and the weighted second together.
+        head: The name of the layer whose output is the network's, when the one distribution is that of its weights.
     """
 
     module: nn.Module
     layers: Mapping[str, MultiplicativeLayer]
     diagnostics: dict[str, float]
+    head: str | None = None
 
     def draw(self, k: int, *, generator: torch.Generator) -> WeightDraws:
         """K networks; the first ones are the same however many are asked for."""
         with torch.no_grad():
-            return WeightDraws(self.module, [self._weights(generator) for _ in range(k)])
+            weights = [self._weights(generator) for _ in range(k)]
+        return WeightDraws(self.module, weights) if self.head is None else HeadDraws(self.module, weights, self.head)
 
     def _weights(self, generator: torch.Generator) -> dict[str, Tensor]:
         return {
@@ -329,6 +299,37 @@ class MNFPosterior:
             for name, layer in self.layers.items()
             for part, value in layer.draw(generator).items()
         }
+
+
+@dataclass(frozen=True)
+class HeadDraws(WeightDraws):
+    """K networks that differ in their last layer alone: what comes before it is computed once for all of them.
+
+    Args:
+        module: See `WeightDraws`.
+        weights: See `WeightDraws`.
+        head: The name of the last layer.
+    """
+
+    head: str
+
+    def outputs(self, x: Tensor) -> Tensor:
+        """``[B, ...] -> [B, K, O]``."""
+        features: list[Tensor] = []
+
+        def keep(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            features.append(inputs[0])
+
+        handle = self.module.get_submodule(self.head).register_forward_pre_hook(keep)
+        try:
+            with evaluating(self.module), torch.inference_mode():
+                self.module(x)
+        finally:
+            handle.remove()
+        if len(features) > 1:  # it is called earlier too, so that there is no part that the draws share
+            return super().outputs(x)
+        with torch.inference_mode():
+            return torch.stack([F.linear(features[0], *draw.values()) for draw in self.weights], dim=1)
 
 
 def _normal(like: Tensor, generator: torch.Generator) -> Tensor:

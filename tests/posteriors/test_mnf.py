@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from activebdl import MAP, Training, UserError
 from activebdl.data import Labelled
 from activebdl.likelihoods import Categorical, Gaussian
+from activebdl.posteriors._shared import WeightDraws
 from activebdl.posteriors.mnf import MNF, MNFPosterior, MultiplicativeLayer
 from tests.conftest import blobs, small_network
 from tests.posteriors.test_flows import scrambled, seeded
@@ -51,8 +52,10 @@ def convolutional() -> nn.Module:
     )  # fmt: skip
 
 
-def fitted(network: Callable[[], nn.Module], labelled: Labelled, seed: int = 0, **options: Any) -> MNFPosterior:
-    return MNF(**{"training": QUICK, **options}).fit(network, labelled, generator=seeded(seed))
+def fitted(
+    network: Callable[[], nn.Module], labelled: Labelled, seed: int = 0, training: Training = QUICK, **options: Any
+) -> MNFPosterior:
+    return MNF(training, **options).fit(network, labelled, generator=seeded(seed))
 
 
 def divergence(q: torch.distributions.Distribution, p: torch.distributions.Distribution) -> Tensor:
@@ -101,7 +104,8 @@ def test_an_auxiliary_that_ignores_the_weights_misses_the_divergence_by_the_info
     made = layer(plain, couplings=0)
     r, sd = made.r, made.q.log_sd.exp().clamp(max=0.9)
     made.q.log_sd.copy_(sd.log())
-    r.mean_offset.copy_(made.q.mean), r.sd_offset.copy_((sd / (1 - sd)).log()), r.mean_slope.zero_(), r.sd_slope.zero_()
+    start = {"mean_offset": made.q.mean, "sd_offset": (sd / (1 - sd)).log(), "mean_slope": 0 * sd, "sd_slope": 0 * sd}
+    r.load_state_dict({"contrast": r.contrast, **start})
     mu, sigma = (made._rows(t) for t in (made.mu, made.log_sigma.exp()))
     information = 0.5 * (1 + sd.square() * (mu / sigma).square().sum(1)).log().sum()
     torch.manual_seed(0)
@@ -125,8 +129,9 @@ def test_the_bound_is_above_the_divergence_whatever_the_auxiliary_is(couplings: 
 def test_the_bound_closes_as_the_auxiliary_learns_to_read_z_from_the_weight() -> None:
     """One weight: the exact q(z | w) is among the r(z | W), nearly, and the gap goes from .8 nats to nothing."""
     made = layer(nn.Linear(1, 1, bias=False), couplings=0)
-    made.q.mean.fill_(1.0), made.q.log_sd.fill_(math.log(0.5)), made.mu.fill_(1.0), made.log_sigma.fill_(math.log(0.25))
-    made.r.contrast.fill_(0.5)
+    values = (made.q.mean, 1.0), (made.q.log_sd, math.log(0.5)), (made.mu, 1.0), (made.log_sigma, math.log(0.25))
+    for parameter, value in (*values, (made.r.contrast, 0.5)):
+        parameter.fill_(value)
     exact = float(exact_divergence(made, made.q.log_sd.exp()))
     made.r.requires_grad_(True)
     optimizer = torch.optim.Adam(made.r.parameters(), 0.02)
@@ -208,20 +213,19 @@ def test_the_divergence_is_summed_over_layers_and_divided_by_the_number_of_label
 
 
 def test_the_weight_of_the_divergence_rises_over_the_warm_up() -> None:
-    def loss(step: int, **options: float) -> float:
-        method = MNF(Training(steps=10, learning_rate=1e-9), map_start=0.0, **options)
+    def weight(step: int, **options: Any) -> float:
         torch.manual_seed(0)
-        made = MultiplicativeLayer(nn.Linear(2, 3), method)
-        objective, trace = method._objective({"": made}, classes(4), 10)
+        made = MultiplicativeLayer(nn.Linear(2, 3), MNF())
+        objective, trace = MNF(**options)._objective({"": made}, classes(4), 10)
         objective(made, torch.ones(4, 2), torch.zeros(4, dtype=torch.long), 0)
         objective(made, torch.ones(4, 2), torch.zeros(4, dtype=torch.long), step)
         nll, kl, total = trace[step].tolist()
         return (total - nll) / kl
 
-    assert loss(1, warm_up=0.5) == pytest.approx(0.4, rel=1e-4)
-    assert loss(4, warm_up=0.5) == pytest.approx(1.0, rel=1e-4)
-    assert loss(9, warm_up=0.5, kl_weight=0.2) == pytest.approx(0.2, rel=1e-4)
-    assert loss(1, warm_up=0.0) == pytest.approx(1.0, rel=1e-4)
+    assert weight(1, warm_up=0.5) == pytest.approx(0.4, rel=1e-4)
+    assert weight(4, warm_up=0.5) == pytest.approx(1.0, rel=1e-4)
+    assert weight(9, warm_up=0.5, kl_weight=0.2) == pytest.approx(0.2, rel=1e-4)
+    assert weight(1, warm_up=0.0) == pytest.approx(1.0, rel=1e-4)
 
 
 # --- both ways of sampling ---
@@ -239,7 +243,10 @@ def test_outputs_given_z_have_the_moments_of_the_layer_with_drawn_weights(name: 
     variances = {"weight": given.variance}
     if made.bias_log_sigma is not None:
         variances["bias"] = (2 * made.bias_log_sigma).exp()
-    plain = lambda *values: torch.func.functional_call(made.plain, dict(zip(parameters, values)), (x,))  # noqa: E731
+
+    def plain(*values: Tensor) -> Tensor:
+        return torch.func.functional_call(made.plain, dict(zip(parameters, values, strict=True)), (x,))
+
     mean = plain(*parameters.values())
     jacobians = torch.autograd.functional.jacobian(plain, tuple(parameters.values()))
     variance = sum(
@@ -260,9 +267,8 @@ def test_drawn_weights_have_the_moments_that_z_gives_them(name: str) -> None:
     made = layer(LAYERS[name][0](), couplings=0)
     z = made.q.mean.clone()
     made.q.log_sd.fill_(-60.0)  # z is its mean
-    drawn, generator = [], seeded(4)
-    for _ in range(4000):
-        drawn.append(made.draw(generator))
+    generator = seeded(4)
+    drawn = [made.draw(generator) for _ in range(4000)]
     expected = {"weight": distribution_given(made, z)}
     if made.bias is not None and made.bias_log_sigma is not None:
         expected["bias"] = torch.distributions.Normal(made.bias, made.bias_log_sigma.exp())
@@ -430,6 +436,29 @@ def test_a_layer_called_twice_is_one_weight() -> None:
     torch.testing.assert_close(draws.log_probs(x)[:, 0], expected)
 
 
+def shared_head() -> nn.Module:
+    shared = nn.Linear(3, 3)
+    return nn.Sequential(nn.Linear(2, 3), shared, nn.ReLU(), shared)
+
+
+@pytest.mark.parametrize(
+    ("network", "labelled"),
+    [
+        (convolutional, images()),
+        (small_network, classes()),
+        (shared_head, classes()),
+        (lambda: nn.Linear(2, 3), classes()),
+    ],
+)
+def test_draws_of_the_last_layer_are_those_of_the_whole_network(
+    network: Callable[[], nn.Module], labelled: Labelled
+) -> None:
+    draws = fitted(network, labelled, layers="last").draw(3, generator=seeded())
+    whole = WeightDraws(draws.module, draws.weights)
+    torch.testing.assert_close(draws.log_probs(labelled.inputs), whole.log_probs(labelled.inputs), rtol=0, atol=1e-6)
+    assert not any(child._forward_pre_hooks for child in draws.module.modules())
+
+
 # --- what is refused ---
 
 
@@ -477,3 +506,16 @@ def test_a_loss_that_is_not_a_number_is_told() -> None:
     labelled = Labelled(torch.full((4, 2), math.nan), torch.zeros(4, dtype=torch.long), Categorical(3))
     with pytest.raises(UserError, match="The loss became nan at step 1"):
         fitted(small_network, labelled, map_start=0.0)
+
+
+@pytest.mark.parametrize("network", [lambda: nn.Linear(2, 3, bias=False), lambda: dead_convolution()])
+def test_inputs_of_nothing_but_zeros_leave_finite_gradients(network: Callable[[], nn.Module]) -> None:
+    """No input, no variance of the output: the root's gradient there would be infinite."""
+    shape = (4, 2) if isinstance(network(), nn.Linear) else (4, 1, 8, 8)
+    labelled = Labelled(torch.zeros(shape), torch.arange(4) % 3, Categorical(3))
+    posterior = fitted(network, labelled)
+    assert all(value.isfinite().all() for made in posterior.layers.values() for value in made.state_dict().values())
+
+
+def dead_convolution() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 4, 3, bias=False), nn.Flatten(), nn.Linear(144, 3))
