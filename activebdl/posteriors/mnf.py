@@ -17,9 +17,10 @@ Its KL divergence from the prior p(W) = N(0, prior_scale^2 2/fan_in) has no clos
 after a MAP start: the plain network is trained for the first part of the steps, and mu starts there, z near 1, sigma
 small. From then on the module is in eval mode: no dropout, for the weights have their own noise, and BatchNorm as the
 MAP start left it. In training each item has a z of its own and, given z, noise on a layer's outputs in place of its
-weights (local reparameterisation, Kingma et al. 2015), for gradients of low variance. As everywhere in the field that
-treats the outputs of a convolution as independent between positions, where explicit weights make them dependent.
-A draw is ONE function: one z and one W of every layer, for every input.
+weights (local reparameterisation, Kingma et al. 2015), for gradients of low variance. As in the paper, that treats
+the outputs of a convolution as independent between positions, where explicit weights make them dependent.
+A draw is ONE function: one z and one W of every layer, for every input. Parameters without a q are points, and without
+a prior after the MAP start, which is what makes the method learn from few labels.
 
 S: samples, B: items of a batch, K: draws, I: entries of z, J: weights for each of them, O: outputs.
 """
@@ -54,7 +55,9 @@ class MNF:
     Args:
         training: Of both phases; the steps are those of both together. Weight decay and prior_precision are those of
             the MAP start alone; after it the prior on the weights takes their place.
-        layers: Which layers become Bayesian: all that are linear or convolutional, or only the last.
+        layers: Which layers become Bayesian: only the last, or all that are linear or convolutional. With few labels
+            and many weights the divergence of all outweighs the data, and the network learns nothing unless
+            kl_weight is small: by Bayes' rule, but of little use.
         map_start: The share of the steps that trains the plain network first.
         warm_up: The share of the remaining steps over which the weight of the KL divergence rises from nothing.
         kl_weight: Where it ends; 1 for Bayes' rule, less for a colder posterior.
@@ -67,7 +70,7 @@ class MNF:
     """
 
     training: Training = field(default_factory=Training)
-    layers: Literal["all", "last"] = "all"
+    layers: Literal["all", "last"] = "last"
     map_start: float = 0.5
     warm_up: float = 0.5
     kl_weight: float = 1.0
