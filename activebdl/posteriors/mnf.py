@@ -19,8 +19,9 @@ small. From then on the module is in eval mode: no dropout, for the weights have
 MAP start left it. In training each item has a z of its own and, given z, noise on a layer's outputs in place of its
 weights (local reparameterisation, Kingma et al. 2015), for gradients of low variance. As in the paper, that treats
 the outputs of a convolution as independent between positions, where explicit weights make them dependent.
-A draw is ONE function: one z and one W of every layer, for every input. Parameters without a q are points, and without
-a prior after the MAP start, which is what makes the method learn from few labels.
+A draw is ONE function: one z and one W of every layer, for every input.
+
+The MAP start is what makes it learn from few labels. Parameters without a q are points, after it without a prior.
 
 S: samples, B: items of a batch, K: draws, I: entries of z, J: weights for each of them, O: outputs.
 """

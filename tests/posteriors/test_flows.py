@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from activebdl.posteriors._flows import Flow, FlowedGaussian
+from activebdl.posteriors._flows import AuxiliaryPosterior, Flow, FlowedGaussian
 
 SHAPES = pytest.mark.parametrize(("size", "couplings"), [(1, 2), (2, 1), (2, 4), (5, 0), (5, 1), (5, 2), (5, 3)])
 
@@ -97,3 +97,19 @@ def test_the_density_of_a_flowed_gaussian_is_normalised() -> None:
         error = float(weights.std()) / math.sqrt(len(weights))
         assert error < 0.02
         assert abs(float(weights.mean()) - 1) < 4 * error
+
+
+@pytest.mark.parametrize("couplings", [0, 3])
+@torch.no_grad()
+def test_the_density_of_z_given_the_weights_is_normalised(couplings: int) -> None:
+    """Its integral over z by importance sampling; mu is 0, so that the weights do not depend on z."""
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        r = scrambled(AuxiliaryPosterior(2, 0.5, couplings, hidden=6), scale=0.4)
+        p = torch.distributions.Normal(torch.ones(2, dtype=torch.double), 2.0)
+        z = p.sample(torch.Size([200_000]))
+        log_r = r(z, torch.zeros(2, 3, dtype=torch.double), torch.ones(2, 3, dtype=torch.double))
+    weights = (log_r - p.log_prob(z).sum(-1)).exp()
+    error = float(weights.std()) / math.sqrt(len(weights))
+    assert error < 0.01
+    assert abs(float(weights.mean()) - 1) < 4 * error
