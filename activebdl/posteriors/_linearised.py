@@ -132,9 +132,8 @@ class LinearisedDraws(OutputDraws):
 
     def outputs(self, x: Tensor) -> Tensor:
         """``[B, ...] -> [B, K, O]``, by one Jacobian-vector product a draw."""
-        # Forward-mode differentiation cannot work on what inference mode has made.
+        # Forward-mode differentiation does not work within inference mode.
         with evaluating(self.module), torch.inference_mode(False), torch.no_grad():
-            x = x.clone()
             centre = {name: self.module.get_parameter(name) for name in self.steps[0]}
 
             def network(weights: dict[str, Tensor]) -> Tensor:

@@ -55,7 +55,7 @@ class Laplace:
             the items as they are, as one look does where there is neither.
         weights: "last" treats the last layer. "all" treats every linear and convolutional layer, with structure "kron"
             and draws that are linear in the weights (Immer et al. 2021); it needs the extra ``activebdl[laplace]``,
-            and takes the items as they are.
+            and takes the items as they are, so after dropout or augmentation give it a ``prior_precision``.
     """
 
     training: Training = field(default_factory=Training)
