@@ -234,6 +234,15 @@ def test_items_of_a_batch_have_noise_of_their_own(estimator: str) -> None:
         assert float(output.abs().T.corrcoef()[0, 1]) < 0.9
 
 
+def test_outputs_are_drawn_in_train_mode_alone_and_only_while_sampling() -> None:
+    layer, x = nn.Linear(3, 2), torch.randn(4, 3)
+    field = MeanField(layer, GaussianPrior(1), initial_scale=0.1, estimator=ESTIMATORS["local"])
+    assert not torch.equal(field(x), layer(x))
+    assert torch.equal(field.eval()(x), layer(x))
+    field.train().sampling = False
+    assert torch.equal(field(x), layer(x))
+
+
 def test_inputs_that_are_all_zero_give_no_nan_gradient() -> None:
     layer = MeanField(nn.Linear(3, 2, bias=False), GaussianPrior(1), initial_scale=0.1, estimator=ESTIMATORS["local"])
     layer(torch.zeros(4, 3)).square().sum().backward()
