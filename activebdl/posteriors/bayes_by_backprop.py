@@ -69,7 +69,7 @@ class BayesByBackprop:
     sigma1: float = 1.0
     sigma2: float = 0.1
     estimator: Literal["local", "flipout"] = "local"
-    kl_weight: float = 0.001
+    kl_weight: float = 0.003
     map_start: float = 0.3
     kl_warmup: float = 0.5
     initial_scale: float = 0.2
