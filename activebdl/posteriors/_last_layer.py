@@ -1,10 +1,10 @@
 """A network as features, and one linear layer that reads them.
 
-B: items of a batch, O: outputs of the network for one item, D: features, E: D, and 1 more for the bias.
+B: items of a batch, K: draws, O: outputs of the network for one item, D: features, E: D, and 1 more for the bias.
 """
 
 import contextlib
-from collections.abc import Generator
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from activebdl.errors import UserError
 from activebdl.posteriors._layers import last_layer
-from activebdl.posteriors._shared import evaluating
+from activebdl.posteriors._shared import OutputDraws, evaluating
 
 
 def float64(x: Tensor) -> Tensor:
@@ -62,6 +62,14 @@ class LastLayer:
             )
         return head
 
+    @staticmethod
+    def find(module: nn.Module, example: Tensor) -> "LastLayer | None":
+        """As `of`, and None where there is no such layer."""
+        try:
+            return LastLayer.of(module, example)
+        except UserError:
+            return None
+
     def run(self, x: Tensor, *, dropping: bool = False) -> tuple[list[Tensor], Tensor]:
         """What the layer reads at each of its calls, and the network's output; with dropout on demand."""
         read: list[Tensor] = []
@@ -80,6 +88,46 @@ class LastLayer:
     def features(self, x: Tensor, *, dropping: bool = False) -> Tensor:
         """``[B, ...] -> [B, D]``; with dropout on demand, which obeys torch's global generators."""
         return self.run(x, dropping=dropping)[0][0]
+
+
+@dataclass(frozen=True)
+class HeadDraws(OutputDraws):
+    """K last layers over the same features.
+
+    Args:
+        head: The trained network.
+        heads: ``[K, O, E]``: weight, and bias as the last column where the layer has one.
+    """
+
+    head: LastLayer
+    heads: Tensor
+
+    @staticmethod
+    def of(head: LastLayer, weights: Sequence[Mapping[str, Tensor]]) -> "HeadDraws":
+        """The draws that these weights of the last layer, by their names in the whole network, make."""
+        prefix = f"{head.name}." if head.name else ""
+        parts = ("weight", "bias") if head.bias else ("weight",)
+        drawn = [[draw[f"{prefix}{part}"] for part in parts] for draw in weights]
+        return HeadDraws(head, torch.stack([torch.cat([w, *(b[:, None] for b in bias)], dim=1) for w, *bias in drawn]))
+
+    @property
+    def count(self) -> int:
+        """K."""
+        return len(self.heads)
+
+    def features(self, x: Tensor) -> Tensor:
+        """What the last layer reads, ``[B, ...] -> [B, D]``: the same for all draws."""
+        return self.head.features(x)
+
+    def outputs(self, x: Tensor) -> Tensor:
+        """``[B, ...] -> [B, K, O]``: the features once, and one matrix product for all heads."""
+        with torch.inference_mode():
+            features = self.features(x)
+            if features.dtype != torch.float64:
+                features = features.float()
+            heads = self.heads.to(features).flatten(0, 1)  # [K O, E]
+            weight, bias = (heads[:, :-1], heads[:, -1]) if self.head.bias else (heads, None)
+            return F.linear(features, weight, bias).unflatten(1, self.heads.shape[:2])
 
 
 def drops(module: nn.Module) -> bool:

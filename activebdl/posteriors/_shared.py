@@ -66,4 +66,21 @@ class WeightDraws(OutputDraws):
     def outputs(self, x: Tensor) -> Tensor:
         """``[B, ...] -> [B, K, O]``."""
         with evaluating(self.module), torch.inference_mode():
-            return torch.stack([functional_call(self.module, dict(draw), (x,)) for draw in self.weights], dim=1)
+            return torch.stack([call_with(self.module, draw, x) for draw in self.weights], dim=1)
+
+
+def call_with(module: nn.Module, weights: Mapping[str, Tensor], x: Tensor) -> Tensor:
+    """The module's output on ``x [B, ...]`` with other parameters and buffers in place of those named.
+
+    One that stands in several places is replaced in all of them. torch's own way to do so, ``tie_weights``, leaves the
+    replacement behind in a submodule that is used twice.
+    """
+    own = {**dict(module.named_parameters()), **dict(module.named_buffers())}
+    replaced = {id(own[name]): value for name, value in weights.items()}
+    everywhere = {
+        f"{prefix}.{key}".lstrip("."): replaced[id(tensor)]
+        for prefix, child in module.named_modules()
+        for key, tensor in [*child._parameters.items(), *child._buffers.items()]
+        if id(tensor) in replaced
+    }
+    return functional_call(module, everywhere, (x,), tie_weights=False)

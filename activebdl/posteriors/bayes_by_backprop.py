@@ -14,22 +14,21 @@ will do. On MNIST with 20 labels (batchbald_cnn) all layers with ``kl_weight`` 0
 the test images right, and with 1 no more than chance gives; the last layer with 1 has 67 %.
 """
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from activebdl.data.dataset import Labelled
 from activebdl.errors import UserError
 from activebdl.posteriors import posterior
 from activebdl.posteriors._bayesian_layers import ESTIMATORS, GaussianPrior, MeanField, MixturePrior, Prior
+from activebdl.posteriors._last_layer import HeadDraws, LastLayer
 from activebdl.posteriors._layers import called_layers, last_layer, replace_layers
 from activebdl.posteriors._masks import is_dropout
-from activebdl.posteriors._shared import OutputDraws, WeightDraws, evaluating
+from activebdl.posteriors._shared import WeightDraws
 from activebdl.randomness import global_rng_from
 from activebdl.training import Training, _optimizer, negative_log_likelihood, optimise
 
@@ -119,8 +118,8 @@ class BayesByBackprop:
         sds = {_join(name, key): sd.detach() for name, found in fields.items() for key, sd in found.sds().items()}
         plain = replace_layers(module, names, lambda found: found.get_submodule("layer"))
         plain.eval().requires_grad_(False)
-        head = names[0] if self.layers == "last" else None
-        return MeanFieldPosterior(plain, sds, objective.trace(), _trunk(plain, head, example), head)
+        head = LastLayer.find(plain, example) if self.layers == "last" else None
+        return MeanFieldPosterior(plain, sds, objective.trace(), head)
 
     def check(self, module: nn.Module, example: Tensor) -> None:
         """Refuses a network that `fit` would refuse, before any label is asked for.
@@ -211,8 +210,7 @@ class MeanFieldPosterior:
         module: A trained network; the weights in it are the means. It is never changed, nor is its mode.
         sds: Standard deviations, by the parameter's name. Parameters without one are points.
         trace: ``nll``, ``kl`` (KL / n) and ``loss`` of each step of the fit.
-        trunk: What gives the inputs of the one Bayesian layer, when it is the last; None when there are others.
-        head: The name of that layer.
+        head: The one Bayesian layer, when that is the last, so that what comes before it can be computed once.
 
     Attributes:
         diagnostics: The trace's means over the last tenth of the variational phase.
@@ -223,11 +221,10 @@ class MeanFieldPosterior:
         module: nn.Module,
         sds: Mapping[str, Tensor],
         trace: Mapping[str, Tensor],
-        trunk: nn.Module | None = None,
-        head: str | None = None,
+        head: LastLayer | None = None,
     ) -> None:
         self.module, self.sds, self.trace = module, sds, trace
-        self.trunk, self.head = trunk, head
+        self.head = head
         phase = {name: values[~trace["kl"].isnan()] for name, values in trace.items()}
         self.diagnostics = {name: float(values[-max(1, len(values) // 10) :].mean()) for name, values in phase.items()}
 
@@ -235,61 +232,11 @@ class MeanFieldPosterior:
         """K sets of weights; the first ones are the same however many are asked for."""
         with torch.no_grad():
             weights = [{name: self._draw(name, sd, generator) for name, sd in self.sds.items()} for _ in range(k)]
-        if self.trunk is None or self.head is None:
-            return WeightDraws(self.module, weights)
-        weight = torch.stack([draw[_join(self.head, "weight")] for draw in weights])
-        name = _join(self.head, "bias")
-        return HeadDraws(
-            self.trunk, weight, torch.stack([draw[name] for draw in weights]) if name in self.sds else None
-        )
+        return WeightDraws(self.module, weights) if self.head is None else HeadDraws.of(self.head, weights)
 
     def _draw(self, name: str, sd: Tensor, generator: torch.Generator) -> Tensor:
         noise = torch.randn(sd.shape, generator=generator, dtype=sd.dtype).to(sd.device)
         return self.module.get_parameter(name) + sd * noise
-
-
-@dataclass(frozen=True)
-class HeadDraws(OutputDraws):
-    """K linear layers on features that are computed once. D: features, O: outputs for one item.
-
-    Args:
-        trunk: The network without its last layer. It is never changed, nor is its mode.
-        weight: ``[K, O, D]``.
-        bias: ``[K, O]``, or None.
-    """
-
-    trunk: nn.Module
-    weight: Tensor
-    bias: Tensor | None
-
-    @property
-    def count(self) -> int:
-        """K."""
-        return len(self.weight)
-
-    def features(self, x: Tensor) -> Tensor:
-        """``[B, ...] -> [B, D]``: what the last layer reads."""
-        with evaluating(self.trunk), torch.inference_mode():
-            return self.trunk(x)
-
-    def outputs(self, x: Tensor) -> Tensor:
-        """``[B, ...] -> [B, K, O]``."""
-        with torch.inference_mode():
-            outputs = F.linear(self.features(x), self.weight.flatten(0, 1)).unflatten(-1, self.weight.shape[:2])
-            return outputs if self.bias is None else outputs + self.bias
-
-
-def _trunk(module: nn.Module, head: str | None, example: Tensor) -> nn.Module | None:
-    """The module without its head; None where that does not give what the head reads, e.g. for a layer used twice."""
-    if head is None:
-        return None
-    trunk = replace_layers(copy.deepcopy(module), [head], lambda layer: nn.Identity()).eval()
-    with torch.no_grad(), evaluating(module):
-        try:
-            agrees = torch.allclose(module.get_submodule(head)(trunk(example)), module(example), atol=1e-5)
-        except RuntimeError:  # shapes that do not fit, for the layer is used elsewhere too
-            return None
-    return trunk if agrees else None
 
 
 def _check_layer(module: nn.Module, name: str) -> None:

@@ -32,9 +32,9 @@ from activebdl.errors import UserError
 from activebdl.likelihoods import Categorical, Likelihood
 from activebdl.posteriors import posterior
 from activebdl.posteriors._curvature import STRUCTURES, Curvature, best_precision
-from activebdl.posteriors._last_layer import LastLayer, drops, float64
+from activebdl.posteriors._last_layer import HeadDraws, LastLayer, drops, float64
 from activebdl.posteriors._linearised import LinearisedPosterior, all_weights_posterior, check_all_weights
-from activebdl.posteriors._shared import OutputDraws, evaluating
+from activebdl.posteriors._shared import evaluating
 from activebdl.randomness import global_rng_from, global_rng_kept
 from activebdl.training import Training, check_logits, train
 
@@ -223,38 +223,6 @@ class LastLayerPosterior:
         precision = prior_precision or self.prior_precision
         shrinkage = (self.curvature.eigenvalues / precision).log1p().sum() / 2  # log|I + H / lambda| / 2
         return self.log_likelihood - float(precision / 2 * self.mean.square().sum() + shrinkage)
-
-
-@dataclass(frozen=True)
-class HeadDraws(OutputDraws):
-    """K last layers over the same features.
-
-    Args:
-        head: The trained network.
-        heads: ``[K, O, E]``, float64.
-    """
-
-    head: LastLayer
-    heads: Tensor
-
-    @property
-    def count(self) -> int:
-        """K."""
-        return len(self.heads)
-
-    def features(self, x: Tensor) -> Tensor:
-        """What the last layer reads, ``[B, ...] -> [B, D]``: the same for all draws."""
-        return self.head.features(x)
-
-    def outputs(self, x: Tensor) -> Tensor:
-        """``[B, ...] -> [B, K, O]``: the features once, and one matrix product for all heads."""
-        with torch.inference_mode():
-            features = self.features(x)
-            if features.dtype != torch.float64:
-                features = features.float()
-            heads = self.heads.to(features).flatten(0, 1)  # [K O, E]
-            weight, bias = (heads[:, :-1], heads[:, -1]) if self.head.bias else (heads, None)
-            return F.linear(features, weight, bias).unflatten(1, self.heads.shape[:2])
 
 
 def _with_fisher(phi: Tensor, outputs: Tensor, likelihood: Likelihood, looks: int) -> Iterator[tuple[Tensor, Tensor]]:

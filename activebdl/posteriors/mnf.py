@@ -32,7 +32,6 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
@@ -40,8 +39,9 @@ from activebdl.data.dataset import Labelled
 from activebdl.errors import UserError
 from activebdl.posteriors import posterior
 from activebdl.posteriors._flows import AuxiliaryPosterior, FlowedGaussian
+from activebdl.posteriors._last_layer import HeadDraws, LastLayer
 from activebdl.posteriors._layers import called_layers, last_layer, replace_layers
-from activebdl.posteriors._shared import WeightDraws, evaluating
+from activebdl.posteriors._shared import WeightDraws
 from activebdl.randomness import global_rng_from
 from activebdl.training import Objective, Training, negative_log_likelihood, optimise
 
@@ -115,7 +115,8 @@ class MNF:
         start = min(round(self.map_start * total), total - 1)
         with global_rng_from(generator, labelled.device):
             module = network().to(labelled.device)
-            names = self._names(module, labelled.normalise(labelled.inputs[:1].repeat_interleave(2, 0).float()))
+            example = labelled.normalise(labelled.inputs[:1].repeat_interleave(2, 0).float())
+            names = self._names(module, example)
             if start > 0:
                 first = replace(self.training, steps=start, steps_per_label=0.0)
                 optimise(module, labelled, first, generator=generator, on_step=on_step)
@@ -131,7 +132,7 @@ class MNF:
         for part in (plain, *layers.values()):
             part.eval().requires_grad_(False)
         nll, kl, loss = trace[-REPORTED_STEPS:].mean(0).tolist()
-        head = names[0] if self.layers == "last" else None
+        head = LastLayer.find(plain, example) if self.layers == "last" else None
         return MNFPosterior(plain, layers, {"nll": nll, "kl": kl, "loss": loss}, head)
 
     def check(self, module: nn.Module, example: Tensor) -> None:
@@ -283,19 +284,19 @@ class MNFPosterior:
         layers: The distributions, by the name of the layer.
         diagnostics: In nats per labelled item, means over the last steps of the fit: "nll", "kl" (the bound on the KL
             divergence of all layers / n) and "loss", the first and the weighted second together.
-        head: The name of the layer whose output is the network's, when the one distribution is that of its weights.
+        head: The last layer, when the one distribution is that of its weights.
     """
 
     module: nn.Module
     layers: Mapping[str, MultiplicativeLayer]
     diagnostics: dict[str, float]
-    head: str | None = None
+    head: LastLayer | None = None
 
-    def draw(self, k: int, *, generator: torch.Generator) -> WeightDraws:
+    def draw(self, k: int, *, generator: torch.Generator) -> WeightDraws | HeadDraws:
         """K networks; the first ones are the same however many are asked for."""
         with torch.no_grad():
             weights = [self._weights(generator) for _ in range(k)]
-        return WeightDraws(self.module, weights) if self.head is None else HeadDraws(self.module, weights, self.head)
+        return WeightDraws(self.module, weights) if self.head is None else HeadDraws.of(self.head, weights)
 
     def _weights(self, generator: torch.Generator) -> dict[str, Tensor]:
         return {
@@ -303,37 +304,6 @@ class MNFPosterior:
             for name, layer in self.layers.items()
             for part, value in layer.draw(generator).items()
         }
-
-
-@dataclass(frozen=True)
-class HeadDraws(WeightDraws):
-    """K networks that differ in their last layer alone: what comes before it is computed once for all of them.
-
-    Args:
-        module: See `WeightDraws`.
-        weights: See `WeightDraws`.
-        head: The name of the last layer.
-    """
-
-    head: str
-
-    def outputs(self, x: Tensor) -> Tensor:
-        """``[B, ...] -> [B, K, O]``."""
-        features: list[Tensor] = []
-
-        def keep(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            features.append(inputs[0])
-
-        handle = self.module.get_submodule(self.head).register_forward_pre_hook(keep)
-        try:
-            with evaluating(self.module), torch.inference_mode():
-                self.module(x)
-        finally:
-            handle.remove()
-        if len(features) > 1:  # it is called earlier too, so that there is no part that the draws share
-            return super().outputs(x)
-        with torch.inference_mode():
-            return torch.stack([F.linear(features[0], *draw.values()) for draw in self.weights], dim=1)
 
 
 def _normal(like: Tensor, generator: torch.Generator) -> Tensor:

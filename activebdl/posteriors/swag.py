@@ -23,12 +23,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from activebdl.data.dataset import Labelled
 from activebdl.errors import UserError
 from activebdl.posteriors import posterior
-from activebdl.posteriors._shared import WeightDraws, evaluating
+from activebdl.posteriors._shared import WeightDraws, call_with, evaluating
 from activebdl.randomness import global_rng_from
 from activebdl.training import Training, optimise
 
@@ -253,7 +252,7 @@ def batch_statistics(module: nn.Module, weights: Mapping[str, Tensor], labelled:
     inputs = labelled.inputs if len(labelled) > 1 else torch.cat([labelled.inputs] * 2)  # one has no variance
     with _measuring(module, list(layers.values())), torch.no_grad():
         for chunk in inputs.tensor_split(-(-len(inputs) // CHUNK)):
-            functional_call(module, {**weights, **fresh}, (labelled.normalise(chunk),))
+            call_with(module, {**weights, **fresh}, labelled.normalise(chunk))
     return fresh
 
 

@@ -16,8 +16,9 @@ from activebdl import Training, UserError
 from activebdl.data import Labelled
 from activebdl.likelihoods import Categorical, Gaussian
 from activebdl.posteriors._bayesian_layers import ESTIMATORS, GaussianPrior, MeanField, MixturePrior, Prior
+from activebdl.posteriors._last_layer import HeadDraws, LastLayer
 from activebdl.posteriors._shared import WeightDraws
-from activebdl.posteriors.bayes_by_backprop import BayesByBackprop, HeadDraws, MeanFieldPosterior
+from activebdl.posteriors.bayes_by_backprop import BayesByBackprop, MeanFieldPosterior
 from tests.conftest import blobs, small_network
 
 EVERY = pytest.mark.parametrize("layers", ["all", "last"])
@@ -48,8 +49,8 @@ def fitted(layers: str = "all", **options: Any) -> MeanFieldPosterior:
     method = BayesByBackprop(SHORT, layers=layers, **options)  # type: ignore[arg-type]
     found = method.fit(convolutional, some_images(), generator=seeded())
     sds = {name: sd.double() for name, sd in found.sds.items()}
-    trunk = found.trunk.double() if found.trunk is not None else None
-    return MeanFieldPosterior(found.module.double(), sds, found.trace, trunk, found.head)
+    head = None if found.head is None else LastLayer.of(found.module.double(), images(2).double())
+    return MeanFieldPosterior(found.module.double(), sds, found.trace, head)
 
 
 # ---- the posterior, where it is known
@@ -256,9 +257,9 @@ def test_inputs_that_are_all_zero_give_no_nan_gradient() -> None:
 def test_draws_have_the_moments_of_the_posterior(layers: Any) -> None:
     module = nn.Linear(3, 2).double().requires_grad_(False)
     sds = {"weight": torch.rand(2, 3, generator=seeded()).double(), "bias": torch.tensor([0.1, 2.0]).double()}
-    head = (nn.Identity(), "") if layers == "last" else (None, None)
     x = torch.randn(4, 3, generator=seeded(1)).double()
-    drawn = MeanFieldPosterior(module, sds, {}, *head).draw(4000, generator=seeded()).outputs(x)
+    head = LastLayer.of(module, x) if layers == "last" else None
+    drawn = MeanFieldPosterior(module, sds, {}, head).draw(4000, generator=seeded()).outputs(x)
     variance = F.linear(x.square(), sds["weight"].square(), sds["bias"].square())
     assert ((drawn.mean(1) - module(x)).abs() < 5 * (variance / 4000).sqrt()).all()
     assert ((drawn.var(1) / variance - 1).abs() < 5 * math.sqrt(2 / 4000)).all()
@@ -298,11 +299,9 @@ def test_the_first_draws_are_the_same_however_many_there_are(layers: str) -> Non
 @EVERY
 def test_sampling_leaves_the_module_as_it_was(layers: str) -> None:
     found = fitted(layers)
-    for module in (found.module, found.trunk):
-        if module is not None:
-            module.train()
-            module.get_submodule("0").eval()
-    modules = [child for top in (found.module, found.trunk) if top is not None for child in top.modules()]
+    found.module.train()
+    found.module.get_submodule("0").eval()
+    modules = list(found.module.modules())
     before = [{key: value.clone() for key, value in child.state_dict().items()} for child in modules]
     modes = [child.training for child in modules]
     found.draw(3, generator=seeded()).log_probs(images(4).double())
