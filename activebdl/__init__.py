@@ -15,15 +15,22 @@ from activebdl.loop import ActiveLearning, Round
 from activebdl.networks import network
 from activebdl.oracles import ABSTAIN, Annotation, Request, oracle
 from activebdl.posteriors import posterior
+from activebdl.posteriors.bayes_by_backprop import BayesByBackprop
+from activebdl.posteriors.ensemble import Ensemble
+from activebdl.posteriors.ivon import IVON
+from activebdl.posteriors.laplace import Laplace
 from activebdl.posteriors.map import MAP
 from activebdl.posteriors.mc_dropout import MCDropout
+from activebdl.posteriors.mnf import MNF
+from activebdl.posteriors.swag import SWAG
 from activebdl.strategies import Query, Selection, joint_strategy, resolve, strategy
 from activebdl.training import Training
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "ABSTAIN", "MAP", "ActiveDataset", "ActiveLearning", "Affine", "Annotation", "MCDropout", "Normalise", "Query",
-    "Request", "Round", "Selection", "Training", "UserError", "dataset", "joint_strategy", "label_counts", "load",
-    "network", "oracle", "posterior", "resolve", "strategy",
+    "ABSTAIN", "IVON", "MAP", "MNF", "SWAG", "ActiveDataset", "ActiveLearning", "Affine", "Annotation",
+    "BayesByBackprop", "Ensemble", "Laplace", "MCDropout", "Normalise", "Query", "Request", "Round", "Selection",
+    "Training", "UserError", "dataset", "joint_strategy", "label_counts", "load", "network", "oracle", "posterior",
+    "resolve", "strategy",
 ]  # fmt: skip

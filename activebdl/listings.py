@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from activebdl.runs import list_runs
 from activebdl.spec import about_preset, presets
 from activebdl.strategies import strategies
 from activebdl.sweep import list_comparisons
+from activebdl.training import Training
 
 Rows = list[tuple[str, str]]
 
@@ -48,8 +50,14 @@ def _posteriors() -> Rows:
         method = posteriors.get(name)
         rows.append((name, _first_line(inspect.getdoc(method))))
         if dataclasses.is_dataclass(method):
-            rows += [("", f"  {key} = {value}") for key, value in _settings("posterior", plain(method()))]
-    return rows
+            own = {key: value for key, value in plain(method()).items() if key != "training"}
+            rows += [("", f"  {key} = {value}") for key, value in _settings("posterior", own)]
+    training = _settings("posterior.training", plain(Training()))
+    return [
+        *rows,
+        ("all of them", "how the network is trained"),
+        *(("", f"  {key} = {value}") for key, value in training),
+    ]
 
 
 def _settings(key: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -58,7 +66,7 @@ def _settings(key: str, value: Any) -> Iterator[tuple[str, Any]]:
         for name, deeper in value.items():  # pyright: ignore[reportUnknownVariableType]
             yield from _settings(f"{key}.{name}", deeper)
     else:
-        yield key, "null" if value is None else value
+        yield key, json.dumps(value)
 
 
 def _runs(runs: Path) -> Rows:

@@ -37,7 +37,7 @@ from activebdl.training import Training, optimise
 @posterior("ivon")
 @dataclass(frozen=True)
 class IVON:
-    """The improved variational online Newton method: a diagonal Gaussian over the weights of any module.
+    """IVON, the improved variational online Newton method: a diagonal Gaussian over the weights of any module.
 
     Args:
         training: Steps, batches, schedule, augmentation and ``prior_precision``, which adds ``prior_precision / n`` to

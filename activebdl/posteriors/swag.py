@@ -38,7 +38,7 @@ CHUNK = 256  # items at a time, of which the statistics of batch normalisation a
 @posterior("swag")
 @dataclass(frozen=True)
 class SWAG:
-    """Stochastic weight averaging, Gaussian: for any module, its dropout active in training and not in the draws.
+    """SWAG, for any module; dropout is active in training, and not in the draws.
 
     Args:
         training: How the network is trained. Its steps are those of both phases together, and its weight decay and
