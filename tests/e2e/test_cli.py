@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from activebdl.posteriors import posteriors
+from activebdl.runs import list_runs
+
 ACTIVEBDL = [sys.executable, "-m", "activebdl"]
 QUICK = ["--no-mlflow", "--set", "posterior.training.steps=20", "--draws", "4", "--budget", "60"]
 
@@ -105,6 +108,18 @@ def test_ones_own_oracle_strategy_and_network_by_file(tmp_path: Path) -> None:
     own = ["--oracle", "mine.py:oracle", "--strategy", "mine.py:surprise", "--network", "mine.py:network"]
     told = activebdl(tmp_path, "run", "digits-small", *own, *QUICK).stdout
     assert "runs/digits-small-custom-surprise-mc_dropout-seed0" in told
+
+
+@pytest.mark.parametrize("name", [name for name in posteriors.names() if name != "map"])
+def test_every_posterior_runs_the_cycle(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from activebdl.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as exit:
+        main(["run", "digits-small", "--posterior", name, "--name", "one", *QUICK])
+    assert exit.value.code == 0
+    (info,) = list_runs(tmp_path / "runs")
+    assert info.finished and info.spec.posterior.name == name
 
 
 def test_uncertainty_is_drawn(tmp_path: Path) -> None:
