@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Generator
 
 import torch
+from torch import Tensor
 
 
 def generator(seed: int, round: int, purpose: str) -> torch.Generator:
@@ -40,3 +41,22 @@ def global_rng_kept(device: torch.device) -> Generator[None]:
     """Puts torch's global generators, those of the CPU and of ``device``, back afterwards."""
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         yield
+
+
+def normal_like(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Standard normal numbers of the shape, type, device and layout in memory of ``like``.
+
+    torch draws numbers that do not follow each other in memory nine times slower, which those of a channels_last
+    tensor do not; here they are drawn in the order of memory.
+
+    Args:
+        like: Any tensor.
+        generator: On any device, so that one on the CPU gives every device the same numbers; None for the global one.
+    """
+    noise = torch.empty_like(like)
+    flat = noise.as_strided((noise.numel(),), (1,))  # empty_like leaves no holes
+    if generator is None or generator.device == like.device:
+        flat.normal_(generator=generator)
+    else:
+        flat.copy_(torch.empty(flat.shape, dtype=like.dtype).normal_(generator=generator))
+    return noise

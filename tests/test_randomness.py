@@ -1,6 +1,7 @@
+import pytest
 import torch
 
-from activebdl.randomness import generator, global_rng_from
+from activebdl.randomness import generator, global_rng_from, normal_like
 
 
 def draw(seed: int, round: int, purpose: str) -> list[float]:
@@ -29,3 +30,26 @@ def test_pinned_values() -> None:
 
 
 PINNED = [654, 805, 414, 77, 325]
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_normal_numbers_take_shape_type_and_layout_and_obey_their_generator(layout: torch.memory_format) -> None:
+    like = torch.empty(64, 3, 20, 20, dtype=torch.float64, memory_format=layout)
+    one, same = (normal_like(like, torch.Generator().manual_seed(3)) for _ in range(2))
+    assert one.shape == like.shape and one.dtype == like.dtype and one.stride() == like.stride()
+    assert torch.equal(one, same)
+    assert abs(float(one.mean())) < 4 / one.numel() ** 0.5
+    assert abs(float(one.square().mean()) - 1) < 4 * (2 / one.numel()) ** 0.5
+    assert len(one.unique()) == one.numel()
+
+
+def test_normal_numbers_without_a_generator_are_the_global_ones() -> None:
+    torch.manual_seed(5)
+    expected = torch.randn(40)
+    torch.manual_seed(5)
+    assert torch.equal(normal_like(torch.empty(40)), expected)
+
+
+def test_normal_numbers_are_as_many_as_an_expanded_tensor_shows() -> None:
+    noise = normal_like(torch.zeros(5).expand(1000, 5), torch.Generator().manual_seed(0))
+    assert noise.shape == (1000, 5) and len(noise.unique()) == 5000

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from activebdl.randomness import normal_like
+
 Estimator = Callable[[nn.Module, Tensor, dict[str, Tensor]], Tensor]
 """``f(layer, x [B, ...], sds) -> output [B, ...]``, a draw of what the layer gives when its weights are drawn."""
 
@@ -63,7 +65,7 @@ class MixturePrior:
 
     def kl(self, mean: Tensor, sd: Tensor, unit: float) -> Tensor:
         """``sum - H[q] - log p(w)``, ``w ~ q`` drawn once: the entropy is known, and only the rest is drawn."""
-        w = mean + sd * torch.randn_like(sd)
+        w = mean + sd * normal_like(sd)
         entropy = sd.log() + 0.5 * math.log(2 * math.pi * math.e)
         return -(entropy + self.log_prob(w, unit)).sum()
 
@@ -124,7 +126,7 @@ def local_reparametrisation(layer: nn.Module, x: Tensor, sds: dict[str, Tensor])
     """
     mean = layer(x)
     variance = functional_call(layer, {name: sd.square() for name, sd in sds.items()}, (x.square(),))
-    return mean + variance.clamp_min(_SMALLEST_VARIANCE).sqrt() * torch.randn_like(mean)
+    return mean + variance.clamp_min(_SMALLEST_VARIANCE).sqrt() * normal_like(mean)
 
 
 def flipout(layer: nn.Module, x: Tensor, sds: dict[str, Tensor]) -> Tensor:
@@ -133,7 +135,7 @@ def flipout(layer: nn.Module, x: Tensor, sds: dict[str, Tensor]) -> Tensor:
     ``layer(x; means) + s_out * layer(s_in * x; sds * eps)``: the sign of weight ``(o, i)`` is ``s_out_o s_in_i``, so
     every item has weights from q, the same at all places of a convolution, and two items' are uncorrelated.
     """
-    drawn = {name: sd * torch.randn_like(sd) for name, sd in sds.items()}
+    drawn = {name: sd * normal_like(sd) for name, sd in sds.items()}
     mean = layer(x)
     channels = -1 if isinstance(layer, nn.Linear) else 1
     return mean + functional_call(layer, drawn, (x * _signs(x, channels),)) * _signs(mean, channels)

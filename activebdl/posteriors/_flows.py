@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from activebdl.randomness import normal_like
+
 
 class Coupling(nn.Module):
     """One masked, gated step; at the start it draws every entry that it may change a little towards ``centre``.
@@ -148,7 +150,7 @@ class AuxiliaryPosterior(nn.Module):
             variance: ``[D, J]``, sigma squared.
         """
         mean, sd = (self.contrast * z) @ mu, (self.contrast.square() @ variance).sqrt()  # [S, J], [J]
-        t = (mean + sd * torch.randn_like(mean)).tanh().mean(-1, keepdim=True)  # [S, 1]
+        t = (mean + sd * normal_like(mean)).tanh().mean(-1, keepdim=True)  # [S, 1]
         logit = self.sd_offset + self.sd_slope * t
         z_b, log_det = self.flow(z)
         error = (z_b - self.mean_offset - self.mean_slope * t) / logit.sigmoid()

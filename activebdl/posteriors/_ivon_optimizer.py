@@ -23,6 +23,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from activebdl.randomness import normal_like
+
 
 class IvonOptimizer(torch.optim.Optimizer):
     """IVON for one sample of the weights a step; inside `perturbed` the parameters hold that sample, outside the mean.
@@ -117,7 +119,7 @@ class IvonOptimizer(torch.optim.Optimizer):
     def _perturb(self) -> None:
         for group in self.param_groups:
             for parameter in group["params"]:
-                noise = torch.empty_like(parameter).normal_(generator=self._generator)
+                noise = normal_like(parameter, self._generator)
                 parameter.copy_(self.state[parameter]["mean"]).addcmul_(noise, self.variance(parameter).sqrt())
         self._perturbed = True
 

@@ -29,7 +29,7 @@ from activebdl.posteriors._last_layer import HeadDraws, LastLayer
 from activebdl.posteriors._layers import called_layers, last_layer, replace_layers
 from activebdl.posteriors._masks import is_dropout
 from activebdl.posteriors._shared import WeightDraws
-from activebdl.randomness import global_rng_from
+from activebdl.randomness import global_rng_from, normal_like
 from activebdl.training import Training, _optimizer, negative_log_likelihood, optimise
 
 
@@ -235,8 +235,7 @@ class MeanFieldPosterior:
         return WeightDraws(self.module, weights) if self.head is None else HeadDraws.of(self.head, weights)
 
     def _draw(self, name: str, sd: Tensor, generator: torch.Generator) -> Tensor:
-        noise = torch.randn(sd.shape, generator=generator, dtype=sd.dtype).to(sd.device)
-        return self.module.get_parameter(name) + sd * noise
+        return torch.addcmul(self.module.get_parameter(name), sd, normal_like(sd, generator))
 
 
 def _check_layer(module: nn.Module, name: str) -> None:

@@ -30,7 +30,7 @@ from activebdl.posteriors import posterior
 from activebdl.posteriors._ivon_optimizer import IvonOptimizer
 from activebdl.posteriors._masks import DROPOUT
 from activebdl.posteriors._shared import WeightDraws
-from activebdl.randomness import global_rng_from
+from activebdl.randomness import global_rng_from, normal_like
 from activebdl.training import Training, optimise
 
 
@@ -167,6 +167,5 @@ class IvonPosterior:
         drawn: dict[str, Tensor] = {}
         for name, deviation in self.deviations.items():
             mean = self.module.get_parameter(name)
-            noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype).to(mean.device)
-            drawn[name] = torch.addcmul(mean, deviation, noise)  # laid out in memory as the mean is
+            drawn[name] = torch.addcmul(mean, deviation, normal_like(mean, generator))
         return drawn

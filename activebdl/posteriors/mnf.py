@@ -42,7 +42,7 @@ from activebdl.posteriors._flows import AuxiliaryPosterior, FlowedGaussian
 from activebdl.posteriors._last_layer import HeadDraws, LastLayer
 from activebdl.posteriors._layers import called_layers, last_layer, replace_layers
 from activebdl.posteriors._shared import WeightDraws
-from activebdl.randomness import global_rng_from
+from activebdl.randomness import global_rng_from, normal_like
 from activebdl.training import Objective, Training, negative_log_likelihood, optimise
 
 REPORTED_STEPS = 50  # diagnostics are means over that many steps, for one batch tells little
@@ -234,7 +234,7 @@ class MultiplicativeLayer(nn.Module):
         bias_variance = None if self.bias_log_sigma is None else (2 * self.bias_log_sigma).exp()
         variance = self._plain(x.square(), (2 * self.log_sigma).exp(), bias_variance)
         # the clamp: a root has no gradient at 0, and a fast convolution of positive numbers may end below it
-        return mean + variance.clamp(min=1e-12).sqrt() * torch.randn_like(mean)
+        return mean + variance.clamp(min=1e-12).sqrt() * normal_like(mean)
 
     def kl_bound(self, samples: int) -> Tensor:
         """``[S]`` estimates, one per z, whose expectation is no less than KL(q(W, bias) || p), in nats."""
@@ -254,14 +254,13 @@ class MultiplicativeLayer(nn.Module):
         """One weight, and one bias where there is one: z first, then what is left given z."""
         z = self.q(self._noise(1, generator))[0][0]
         z = z if self.over_inputs else z.view(-1, *[1] * (self.mu.dim() - 1))
-        drawn = {"weight": z * self.mu + self.log_sigma.exp() * _normal(self.mu, generator)}
+        drawn = {"weight": z * self.mu + self.log_sigma.exp() * normal_like(self.mu, generator)}
         if self.bias is not None and self.bias_log_sigma is not None:
-            drawn["bias"] = self.bias + self.bias_log_sigma.exp() * _normal(self.bias, generator)
+            drawn["bias"] = self.bias + self.bias_log_sigma.exp() * normal_like(self.bias, generator)
         return drawn
 
     def _noise(self, count: int, generator: torch.Generator | None = None) -> Tensor:
-        like = self.q.mean.expand(count, -1)
-        return torch.randn_like(like) if generator is None else _normal(like, generator)
+        return normal_like(self.q.mean.expand(count, -1), generator)
 
     def _rows(self, weight: Tensor) -> Tensor:
         """``[I, J]``: the weights that share an entry of z in one row."""
@@ -304,8 +303,3 @@ class MNFPosterior:
             for name, layer in self.layers.items()
             for part, value in layer.draw(generator).items()
         }
-
-
-def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
-    """Standard normal numbers of that shape, drawn on the CPU, so that every device meets the same ones."""
-    return torch.randn(like.shape, generator=generator, dtype=like.dtype).to(like.device)

@@ -28,7 +28,7 @@ from activebdl.data.dataset import Labelled
 from activebdl.errors import UserError
 from activebdl.posteriors import posterior
 from activebdl.posteriors._shared import WeightDraws, call_with, evaluating
-from activebdl.randomness import global_rng_from
+from activebdl.randomness import global_rng_from, normal_like
 from activebdl.training import Training, optimise
 
 BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -195,7 +195,7 @@ class LowRankGaussian:
         return self.mean + self.scale * deviation
 
     def _noise(self, size: int, generator: torch.Generator) -> Tensor:
-        return torch.randn(size, generator=generator, dtype=self.mean.dtype).to(self.mean.device)
+        return normal_like(self.mean.new_empty(size), generator)
 
 
 @dataclass(frozen=True)
@@ -227,11 +227,11 @@ def flat_weights(module: nn.Module) -> Tensor:
 
 
 def named_weights(module: nn.Module, flat: Tensor) -> dict[str, Tensor]:
-    """The parts of a vector ``[P]`` by the parameters' names, each laid out in memory as the parameter is."""
+    """The parts of a vector ``[P]`` by the parameters' names."""
     parameters = dict(module.named_parameters())
     parts = flat.split([parameter.numel() for parameter in parameters.values()])
     return {
-        name: torch.empty_like(parameter).copy_(part.view(parameter.shape))
+        name: part.view(parameter.shape).to(parameter.dtype)
         for (name, parameter), part in zip(parameters.items(), parts, strict=True)
     }
 

@@ -1,3 +1,4 @@
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -29,3 +30,14 @@ def test_a_weight_that_two_layers_share_is_replaced_in_both() -> None:
     torch.testing.assert_close(found, F.linear(F.linear(x, w).relu(), w))
     assert module[0].weight is module[2].weight
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_drawn_weights_lie_in_memory_as_the_parameters_do(channels: int) -> None:
+    module = nn.Sequential(nn.Conv2d(channels, 4, 3), nn.Flatten(), nn.Linear(4, 2))
+    drawn = {name: torch.rand_like(p, memory_format=torch.contiguous_format) for name, p in module.named_parameters()}
+    module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    weights = WeightDraws(module, [drawn]).weights[0]
+    for name, parameter in module.named_parameters():
+        assert weights[name].stride() == parameter.stride()
+        assert torch.equal(weights[name], drawn[name])

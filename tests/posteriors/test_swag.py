@@ -12,7 +12,7 @@ from activebdl.build import make_method
 from activebdl.data import Labelled, Normalise
 from activebdl.likelihoods import Categorical, Gaussian
 from activebdl.posteriors import swag
-from activebdl.posteriors.swag import SWAG, LowRankGaussian, Snapshots, SwagPosterior, named_weights
+from activebdl.posteriors.swag import SWAG, LowRankGaussian, Snapshots, SwagPosterior
 from activebdl.spec import Named
 from tests.conftest import blobs
 
@@ -254,16 +254,6 @@ def test_sampling_leaves_the_module_alone_also_after_an_exception(wrong: bool) -
     assert momenta == [child.momentum for child in module.modules() if isinstance(child, nn.BatchNorm2d)]
     for name, value in module.state_dict().items():
         assert torch.equal(value, state[name])
-
-
-def test_drawn_weights_lie_in_memory_as_the_parameters_do() -> None:
-    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4, 2))
-    module.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-    flat = torch.arange(sum(p.numel() for p in module.parameters()), dtype=torch.float)
-    weights = named_weights(module, flat)
-    for name, parameter in module.named_parameters():
-        assert weights[name].stride() == parameter.stride()
-    assert torch.equal(weights["0.weight"].flatten(), flat[: weights["0.weight"].numel()])
 
 
 @pytest.mark.parametrize("network", [ConvNet, lambda: nn.Sequential(nn.Flatten(), nn.Linear(72, 3))])
