@@ -52,6 +52,7 @@ def build(
         start=spec.start,
         draws=spec.draws,
         test_draws=spec.test_draws,
+        candidates=spec.candidates,
         seed=spec.seed,
         device=spec.device,
         chunk=spec.chunk,
@@ -86,6 +87,17 @@ def make_method(named: Named) -> InferenceMethod:
     if not dataclasses.is_dataclass(method):
         return method(**named.options)
     return _from_options(method, named.options, f"posterior '{named.name}'")
+
+
+def named_posterior(spec: RunSpec, name: str) -> Named:
+    """An inference method by name: as the spec has it, or another that takes over its training."""
+    if name == spec.posterior.name:
+        return spec.posterior
+    method = posteriors.get(name)
+    training = spec.posterior.options.get("training")
+    if training is None or not dataclasses.is_dataclass(method) or "training" not in get_type_hints(method):
+        return Named(name=name)
+    return Named.model_validate({"name": name, "training": training})
 
 
 def resolved(spec: RunSpec) -> RunSpec:

@@ -76,7 +76,7 @@ def run(
     first: dict[str, Any] = {} if seed is None else {"seed": seed}
     if strategy is not None:
         first["strategy"] = named_strategy(read_spec(source), strategy).model_dump()
-    changes = _changes(data, network, posterior, oracle, budget, query_size, initial, draws, device, set)
+    changes = _changes(source, data, network, posterior, oracle, budget, query_size, initial, draws, device, set)
     spec = read_spec(source, first | changes)
     tracking = _tracking(runs, spec.experiment, mlflow)
     folder = folder_for(runs, name or run_name(spec))
@@ -109,7 +109,7 @@ def compare(
     from activebdl.report import table
     from activebdl.spec import named_strategy, read_spec, validate
 
-    changes = _changes(data, network, posterior, oracle, budget, query_size, initial, draws, device, set)
+    changes = _changes(source, data, network, posterior, oracle, budget, query_size, initial, draws, device, set)
     spec = read_spec(source, changes)
     wanted = spec.compare.model_dump()
     if strategies is not None:
@@ -258,6 +258,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _changes(
+    source: str,
     data: str | None,
     network: str | None,
     posterior: str | None,
@@ -270,11 +271,16 @@ def _changes(
     set: list[str] | None,
 ) -> dict[str, Any]:
     """The options that were given, by the spec's keys."""
+    from activebdl.build import named_posterior
+    from activebdl.spec import read_spec
+
     given = {
-        "dataset": data, "network": network, "posterior": posterior, "oracle": oracle, "budget": budget,
+        "dataset": data, "network": network, "oracle": oracle, "budget": budget,
         "query_size": query_size, "initial": initial, "draws": draws, "device": device,
     }  # fmt: skip
     changes: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
+    if posterior is not None:
+        changes["posterior"] = named_posterior(read_spec(source), posterior).model_dump()
     if query_size is not None:
         changes["growth"] = 0.0  # whoever says a size wants that size every time
     for assignment in set or []:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from activebdl.counts import check_counts
 from activebdl.data.dataset import ActiveDataset, Inputs, Labelled
@@ -85,6 +85,7 @@ class ActiveLearning:
         start: How the first items are chosen: "random" or "balanced".
         draws: K, draws of the posterior that the strategy sees.
         test_draws: Draws of the posterior that the test set is predicted with.
+        candidates: Unlabelled items that the strategy sees in a round, chosen at random anew each time; None for all.
         seed: The source of all randomness.
         device: "auto", "cpu", "cuda", "mps", ...
         chunk: Items at a time while scoring; None takes what suits the device.
@@ -107,6 +108,7 @@ class ActiveLearning:
         start: str = "random",
         draws: int = 20,
         test_draws: int = 50,
+        candidates: int | None = None,
         seed: int = 0,
         device: str | torch.device = "auto",
         chunk: int | None = None,
@@ -120,7 +122,7 @@ class ActiveLearning:
         self.strategy = resolve(strategy)
         self.oracle = make_oracle(oracle, dataset)
         self.starter = make_start(start, dataset)
-        self.draws, self.test_draws, self.seed = draws, test_draws, seed
+        self.draws, self.test_draws, self.candidates, self.seed = draws, test_draws, candidates, seed
         self.device = choose_device(str(device))
         self.chunk = chunk
         self.journal = None if journal is None else Path(journal)
@@ -161,12 +163,17 @@ class ActiveLearning:
                 f"{len(pool.unlabelled)} are left where {quantity} are wanted."
             )
         strategy = self.starter if round == 0 else self.strategy
-        purpose = "select" if attempt == 0 else f"select again {attempt}"
+        again = f" again {attempt}" if attempt else ""
+        unlabelled = pool.unlabelled
+        if strategy.needs_model and self.candidates is not None:
+            rng = generator(self.seed, round, "candidates" + again)
+            unlabelled = _some(unlabelled, max(self.candidates, quantity), rng)
         draws = belief.draw(self.draws, "score") if strategy.needs_model else None
         begin = time.perf_counter()
-        with self.progress("score", 0 if draws is None else len(pool.unlabelled)) as advance:
+        with self.progress("score", 0 if draws is None else len(unlabelled)) as advance:
             scorer = None if draws is None else belief.scorer(draws, self.dataset.pool, advance)
-            query = Query(pool.unlabelled, pool.labelled, quantity, generator(self.seed, round, purpose), scorer)
+            rng = generator(self.seed, round, "select" + again)
+            query = Query(unlabelled, pool.labelled, quantity, rng, scorer)
             selection = strategy.select(query)
         asked = Asked(tuple(selection.ids.tolist()), _scores(selection), time.perf_counter() - begin)
         journal.write_request(round, attempt, asked)
@@ -224,6 +231,8 @@ class ActiveLearning:
         check_counts(self.counts, len(self.dataset.pool))
         if self.draws < 1 or self.test_draws < 1:
             raise UserError("The posterior must be drawn from at least once: draws and test_draws are 1 or more.")
+        if self.candidates is not None and self.candidates < 1:
+            raise UserError(f"A strategy must see at least 1 of the candidates, not {self.candidates}.")
         if self.strategy.needs_disagreement and self.draws < 2:
             raise UserError(
                 f"'{self.strategy.name}' measures how much draws of the posterior disagree, so it needs at least 2, "
@@ -259,6 +268,7 @@ class ActiveLearning:
             "counts": list(self.counts),
             "draws": self.draws,
             "test_draws": self.test_draws,
+            "candidates": self.candidates,
             "seed": self.seed,
         }
         known = journal.about("identity")
@@ -327,6 +337,11 @@ class Belief:
             "reliability": {name: values.tolist() for name, values in zip(names, bins, strict=True)},
             "seconds": {"fit": self.fit_seconds, "evaluate": time.perf_counter() - begin},
         }
+
+
+def _some(ids: Tensor, count: int, rng: torch.Generator) -> Tensor:
+    """``count`` of the ids at random, in their order."""
+    return ids[torch.randperm(len(ids), generator=rng)[:count].sort().values]
 
 
 def _scores(selection: Selection) -> tuple[float | None, ...]:

@@ -24,6 +24,7 @@ from activebdl import (
     label_counts,
 )
 from activebdl.journal import Journal
+from activebdl.strategies import Query, Selection, Strategy
 
 Network = Callable[[], nn.Module]
 FAST = MCDropout(Training(steps=30, learning_rate=0.01))
@@ -70,6 +71,34 @@ def test_strategies_share_the_start_and_its_network(dataset: ActiveDataset, netw
     bald, random = (list(cycle(dataset, network, strategy=name)) for name in ("bald", "random"))
     assert timeless(bald[:1]) == timeless(random[:1])
     assert bald[1].ids != random[1].ids
+
+
+def seeing(seen: list[list[int]]) -> Strategy:
+    """A strategy that takes the first items there are, and tells what it was shown."""
+
+    def select(query: Query) -> Selection:
+        seen.append(query.unlabelled.tolist())
+        return Selection(query.unlabelled[: query.quantity])
+
+    return Strategy("seeing", joint=select)
+
+
+def test_candidates_are_all_that_a_strategy_sees(dataset: ActiveDataset, network: Network) -> None:
+    seen: list[list[int]] = []
+    rounds = list(cycle(dataset, network, counts=(5, 7, 9, 40), strategy=seeing(seen), candidates=6))
+    assert [len(ids) for ids in seen] == [6, 6, 31]  # never fewer than are asked for
+    labelled: set[int] = set()
+    for before, ids in zip(rounds, seen, strict=False):
+        labelled |= set(before.ids)
+        assert ids == sorted(set(ids)) and not labelled & set(ids)
+    assert seen[0] != seen[1]
+
+
+def test_candidates_beyond_the_pool_are_the_pool(dataset: ActiveDataset, network: Network) -> None:
+    whole = timeless(list(cycle(dataset, network)))
+    assert timeless(list(cycle(dataset, network, candidates=len(dataset.pool)))) == whole
+    few = timeless(list(cycle(dataset, network, candidates=8)))
+    assert few[0] == whole[0] and few[1].ids != whole[1].ids
 
 
 def test_the_network_is_fresh_in_every_round(dataset: ActiveDataset) -> None:
@@ -303,6 +332,7 @@ def test_a_network_or_score_that_cannot_work_costs_no_label(dataset: ActiveDatas
         ({"counts": (0, 5)}, "must rise from at least 1"),
         ({"draws": 1}, "'bald' measures how much draws of the posterior disagree"),
         ({"draws": 0}, "at least once"),
+        ({"candidates": 0}, "at least 1, not 0"),
         ({"posterior": MAP()}, "those of MAP never do"),
         ({"strategy": "balt"}, "Unknown strategy 'balt'"),
         ({"oracle": "oracel"}, "Unknown oracle 'oracel'"),

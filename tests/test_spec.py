@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from activebdl import UserError
-from activebdl.build import resolved
+from activebdl.build import named_posterior, resolved
 from activebdl.spec import Named, named_strategy, presets, read_spec, validate
 
 
@@ -49,6 +49,20 @@ def test_a_strategy_by_name_keeps_the_options_that_the_spec_has_for_it() -> None
     spec = read_spec("mnist-1000")
     assert named_strategy(spec, "power_bald").options == {"beta": 4}
     assert named_strategy(spec, "margin").options == {}
+
+
+def test_a_posterior_by_name_is_trained_as_the_spec_says() -> None:
+    spec = read_spec("mnist-1000")
+    laplace = named_posterior(spec, "laplace")
+    assert laplace.name == "laplace" and laplace.options == {"training": spec.posterior.options["training"]}
+    assert named_posterior(spec, "mc_dropout") == spec.posterior
+    assert named_posterior(spec.model_copy(update={"posterior": Named(name="map")}), "swag") == Named(name="swag")
+
+
+def test_a_posterior_of_ones_own_need_not_have_a_training(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text("class Mine:\n    def fit(self): ...\n")
+    reference = f"{tmp_path / 'mine.py'}:Mine"
+    assert named_posterior(read_spec("mnist-1000"), reference) == Named(name=reference)
 
 
 BAD: list[tuple[str, str]] = [
