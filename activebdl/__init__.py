@@ -8,7 +8,7 @@ What is imported here is public, and nothing else is. It takes torch and numpy a
 """
 
 from activebdl.counts import label_counts
-from activebdl.data import ActiveDataset, Normalise, dataset, load
+from activebdl.data import ActiveDataset, Labelled, Normalise, dataset, load
 from activebdl.data.augment import Affine
 from activebdl.errors import UserError
 from activebdl.loop import ActiveLearning, Round
@@ -23,14 +23,16 @@ from activebdl.posteriors.map import MAP
 from activebdl.posteriors.mc_dropout import MCDropout
 from activebdl.posteriors.mnf import MNF
 from activebdl.posteriors.swag import SWAG
+from activebdl.regression import Moments
 from activebdl.strategies import Query, Selection, joint_strategy, resolve, strategy
+from activebdl.targets import Classes, Numbers
 from activebdl.training import Training
 
 __version__ = "0.1.0"
 
 __all__ = [
     "ABSTAIN", "IVON", "MAP", "MNF", "SWAG", "ActiveDataset", "ActiveLearning", "Affine", "Annotation",
-    "BayesByBackprop", "Ensemble", "Laplace", "MCDropout", "Normalise", "Query", "Request", "Round", "Selection",
-    "Training", "UserError", "dataset", "joint_strategy", "label_counts", "load", "network", "oracle", "posterior",
-    "resolve", "strategy",
+    "BayesByBackprop", "Classes", "Ensemble", "Labelled", "Laplace", "MCDropout", "Moments", "Normalise", "Numbers",
+    "Query", "Request", "Round", "Selection", "Training", "UserError", "dataset", "joint_strategy", "label_counts",
+    "load", "network", "oracle", "posterior", "resolve", "strategy",
 ]  # fmt: skip

@@ -69,7 +69,7 @@ def make_dataset(named: Named, *, cache: Path | None = None, progress: bool = Tr
 def make_fresh(named: Named, dataset: ActiveDataset) -> Callable[[], nn.Module]:
     """Makes fresh networks for that data set; see `activebdl.networks.make_network`."""
     _check_options(networks.get(named.name), named, "network")
-    return make_network(named.name, dataset.input_shape, len(dataset.classes), **named.options)
+    return make_network(named.name, dataset.input_shape, dataset.target.width, **named.options)
 
 
 def make_strategy(named: Named) -> Strategy:

@@ -190,8 +190,12 @@ def data(
     dataset = load(name, cache=cache)
     shape = " x ".join(str(side) for side in dataset.input_shape)
     typer.echo(f"{dataset.name}: pool {len(dataset.pool):,}, test {len(dataset.test):,}, items of {shape}")
-    typer.echo(f"{len(dataset.classes)} classes: {', '.join(dataset.classes)}")
-    if dataset.labels is not None:
+    if dataset.classes:
+        typer.echo(f"{len(dataset.classes)} classes: {', '.join(dataset.classes)}")
+    if dataset.labels is not None and not dataset.classes:
+        mean, sd = float(dataset.labels.mean()), float(dataset.labels.std())
+        typer.echo(f"labels are numbers; in the pool: mean {mean:.4g}, standard deviation {sd:.4g}")
+    elif dataset.labels is not None:
         counts = dataset.labels.bincount(minlength=len(dataset.classes)).tolist()
         typer.echo(f"in the pool: {', '.join(f'{count:,}' for count in counts)}")
 

@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from activebdl.errors import UserError
 from activebdl.oracles import Annotation
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _SCHEMA = """
 CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -31,13 +31,23 @@ CREATE TABLE asked (          -- the primary key says: no item is asked for twic
     id INTEGER PRIMARY KEY, round INTEGER NOT NULL, attempt INTEGER NOT NULL, position INTEGER NOT NULL, score REAL,
     FOREIGN KEY (round, attempt) REFERENCES requests);
 
-CREATE TABLE annotations (    -- the revisions of an annotator's answer to an item: a history, nothing is overwritten
-    id INTEGER NOT NULL REFERENCES asked, annotator TEXT NOT NULL, revision INTEGER NOT NULL,
-    label INTEGER NOT NULL, cost REAL NOT NULL, seconds REAL NOT NULL, written_ms INTEGER NOT NULL,
-    PRIMARY KEY (id, annotator, revision)) WITHOUT ROWID;
-
 CREATE TABLE rounds (
     round INTEGER PRIMARY KEY, n_labels INTEGER NOT NULL, results TEXT NOT NULL, written_ms INTEGER NOT NULL);
+"""
+
+_ANNOTATIONS = """
+CREATE TABLE annotations (    -- the revisions of an annotator's answer to an item: a history, nothing is overwritten
+    id INTEGER NOT NULL REFERENCES asked, annotator TEXT NOT NULL, revision INTEGER NOT NULL,
+    label,                    -- an integer, or a number, or NULL by one who abstains
+    cost REAL NOT NULL, seconds REAL NOT NULL, written_ms INTEGER NOT NULL,
+    PRIMARY KEY (id, annotator, revision)) WITHOUT ROWID;
+"""
+
+_FROM_1 = f"""
+ALTER TABLE annotations RENAME TO old; -- whose labels were integers, -1 by one who abstains
+{_ANNOTATIONS}
+INSERT INTO annotations SELECT id, annotator, revision, nullif(label, -1), cost, seconds, written_ms FROM old;
+DROP TABLE old;
 """
 
 
@@ -182,8 +192,9 @@ class Journal:
                 f"The journal '{self.path}' was written by a newer activebdl (schema {version}, this one knows "
                 f"{SCHEMA_VERSION}); update activebdl."
             )
-        if version == 0:
-            self._db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+        if version < SCHEMA_VERSION:
+            script = _SCHEMA + _ANNOTATIONS if version == 0 else _FROM_1
+            self._db.executescript(f"BEGIN; {script} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
 
     @contextlib.contextmanager
     def _transaction(self) -> Generator[None]:

@@ -40,7 +40,8 @@ def listings(runs: Path) -> dict[str, Callable[[], Rows]]:
 
 
 def _strategies() -> Rows:
-    rows = [(name, _first_line(strategies.get(name).doc)) for name in strategies.names()]
+    known = [strategies.get(name) for name in strategies.names()]
+    rows = [(s.name, ("numbers: " if s.target == "numbers" else "") + _first_line(s.doc)) for s in known]
     return [*rows, ("power_, softmax_, softrank_", "in front of a score: a stochastic choice, less redundant")]
 
 
@@ -74,10 +75,14 @@ def _runs(runs: Path) -> Rows:
     for info in list_runs(runs):
         done, total = len(info.rounds), len(info.spec.label_counts())
         last = info.rounds[-1] if info.rounds else None
-        reached = f"{100 * last.results['metrics']['accuracy']:.2f} % at {last.n_labels:,} labels" if last else ""
+        reached = f"{_reached(last.results['metrics'])} at {last.n_labels:,} labels" if last else ""
         state = "finished" if info.finished else f"round {done} of {total}"
         rows.append((info.name, f"{state:<16}{reached}"))
     return rows
+
+
+def _reached(metrics: dict[str, float]) -> str:
+    return f"{100 * metrics['accuracy']:.2f} %" if "accuracy" in metrics else f"RMSE {metrics['rmse']:.4g}"
 
 
 def _registered(registry: Registry[Any]) -> Rows:

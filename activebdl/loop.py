@@ -24,18 +24,18 @@ from activebdl.counts import check_counts
 from activebdl.data.dataset import ActiveDataset, Inputs, Labelled
 from activebdl.devices import choose_device
 from activebdl.errors import UserError
+from activebdl.evaluation import evaluate
 from activebdl.journal import Asked, Journal
-from activebdl.likelihoods import Categorical
-from activebdl.metrics import confusion, evaluate, reliability
-from activebdl.oracles import ABSTAIN, Annotation, Request, make_oracle, sort_annotations
+from activebdl.oracles import Annotation, Request, make_oracle, sort_annotations
 from activebdl.pool import Pool
 from activebdl.posteriors import Draws, InferenceMethod, Posterior
 from activebdl.posteriors.mc_dropout import MCDropout
 from activebdl.progress import Advance, Progress, silent
 from activebdl.randomness import generator
-from activebdl.scoring import Score, Scorer, check_score, predictive
-from activebdl.strategies import Query, Selection, Strategy, resolve
+from activebdl.scoring import Scorer, check_score
+from activebdl.strategies import Query, ScoreFunction, Selection, Strategy, resolve, strategy_names
 from activebdl.strategies._start import make_start
+from activebdl.targets import Task
 from activebdl.training import check_network
 
 _LONGEST_PAUSE = 2.0  # seconds between two looks at an oracle that is still answering
@@ -51,18 +51,18 @@ class Round:
         ids: The items labelled in this round, in the order in which they were asked for.
         labels: Theirs.
         scores: Theirs; None where the strategy has none.
-        metrics: accuracy, nll, ece and brier on the test set.
+        metrics: On the test set: accuracy, nll, ece and brier of classes; rmse, nll and coverages of numbers.
         diagnostics: What the inference method tells of its fit, e.g. "nll" and "kl" in nats; often empty.
         seconds: What "select", "ask", "fit" and "evaluate" took.
-        confusion: Counts ``[C true][C predicted]`` on the test set.
-        reliability: Lower edge, mean confidence, accuracy and count of each bin on the test set.
+        confusion: Counts ``[C true][C predicted]`` on the test set; empty for numbers.
+        reliability: Lower edge, mean confidence, accuracy and count of each bin on the test set; empty for numbers.
         written_ms: When it was recorded, in milliseconds since 1970; the same after a resume.
     """
 
     number: int
     n_labels: int
     ids: tuple[int, ...]
-    labels: tuple[int, ...]
+    labels: tuple[int | float, ...]
     scores: tuple[float | None, ...]
     metrics: dict[str, float]
     diagnostics: dict[str, float]
@@ -77,10 +77,11 @@ class ActiveLearning:
 
     Args:
         dataset: The pool, and the test set that touches no choice.
-        network: Makes a fresh ``nn.Module`` that maps ``[B, ...]`` to logits ``[B, C]``.
+        network: Makes a fresh ``nn.Module`` that maps ``[B, ...]`` to logits ``[B, C]``; or, for numbers, to mean and
+            log variance ``[B, 2]``, see `activebdl.targets`.
         counts: Labels at the end of each round, ascending; see `label_counts`.
         posterior: The inference method.
-        strategy: A name such as "bald" or "power_bald", a score function of log_probs, or a `Strategy`.
+        strategy: A name such as "bald" or "power_bald", a score function of log_probs or moments, or a `Strategy`.
         oracle: A name, a function of items that returns labels, or an object with submit and poll.
         start: How the first items are chosen: "random" or "balanced".
         draws: K, draws of the posterior that the strategy sees.
@@ -103,7 +104,7 @@ class ActiveLearning:
         *,
         counts: Sequence[int],
         posterior: InferenceMethod | None = None,
-        strategy: str | Strategy | Score = "bald",
+        strategy: str | Strategy | ScoreFunction = "bald",
         oracle: object = "dataset",
         start: str = "random",
         draws: int = 20,
@@ -137,7 +138,7 @@ class ActiveLearning:
     def run(self, journal: Journal) -> Iterator[Round]:
         """Runs the cycle, or what is left of it, with a journal that is open."""
         self._claim(journal)
-        pool = Pool(len(self.dataset.pool), len(self.dataset.classes))
+        pool = Pool(len(self.dataset.pool), self.dataset.target)
         belief = Belief(self, -1, pool)
         for round, n_labels in enumerate(self.counts):
             seconds: dict[str, float] = {"select": 0.0, "ask": 0.0}
@@ -152,7 +153,7 @@ class ActiveLearning:
                 seconds["select"] += asked.seconds
                 seconds["ask"] += sum(answer.seconds for answer in answers.values())
             belief = Belief(self, round, pool)
-            yield self._record(journal, belief, [(a, s) for a, s in new if a.label != ABSTAIN], seconds)
+            yield self._record(journal, belief, [(a, s) for a, s in new if a.label is not None], seconds)
 
     def _select(self, journal: Journal, belief: "Belief", round: int, attempt: int, quantity: int) -> Asked:
         """Draw -> score -> select, and the request is in the journal before anyone is asked."""
@@ -185,23 +186,20 @@ class ActiveLearning:
         missing = tuple(id for id in asked.ids if id not in answers)
         if missing:
             items = self.dataset.pool[torch.tensor(missing)]
-            request = Request(f"round-{round}-attempt-{attempt}", missing, items, self.dataset.classes)
+            request = Request(f"round-{round}-attempt-{attempt}", missing, items, self.dataset.target)
             ticket = self.oracle.submit(request)
             pause = 0.0
             while len(answers) < len(asked.ids):
                 time.sleep(pause)
                 pause = min(2 * pause + 0.01, _LONGEST_PAUSE)
-                good, mistake = sort_annotations(self.oracle.poll(ticket), asked.ids, len(self.dataset.classes))
+                good, mistake = sort_annotations(self.oracle.poll(ticket), asked.ids, self.dataset.target)
                 journal.write_annotations(good)
                 if mistake:
                     raise UserError(f"{mistake} {len(good)} good answers of this batch are kept; mend it and go on.")
                 answers = journal.annotations(round, attempt)
         pool.ask(asked.ids)
         for id in asked.ids:
-            if answers[id].label == ABSTAIN:
-                pool.abstain(id)
-            else:
-                pool.label(id, answers[id].label)
+            pool.answer(id, answers[id].label)
         return answers
 
     def _record(
@@ -221,7 +219,7 @@ class ActiveLearning:
             number=belief.round,
             n_labels=record.n_labels,
             ids=tuple(annotation.id for annotation, _ in new),
-            labels=tuple(annotation.label for annotation, _ in new),
+            labels=tuple(annotation.label for annotation, _ in new if annotation.label is not None),
             scores=tuple(score for _, score in new),
             written_ms=record.written_ms,
             **record.results,
@@ -233,6 +231,12 @@ class ActiveLearning:
             raise UserError("The posterior must be drawn from at least once: draws and test_draws are 1 or more.")
         if self.candidates is not None and self.candidates < 1:
             raise UserError(f"A strategy must see at least 1 of the candidates, not {self.candidates}.")
+        kind = self.dataset.target.kind
+        if self.strategy.target not in (kind, "any"):
+            raise UserError(
+                f"'{self.strategy.name}' is for {self.strategy.target}, and the labels of '{self.dataset.name}' are "
+                f"{kind}; take one of {', '.join(strategy_names(kind))}."
+            )
         if self.strategy.needs_disagreement and self.draws < 2:
             raise UserError(
                 f"'{self.strategy.name}' measures how much draws of the posterior disagree, so it needs at least 2, "
@@ -247,12 +251,12 @@ class ActiveLearning:
         # The network and the score are tried on two items, so that no label is paid for before they are known to work.
         example = self.dataset.pool[torch.tensor([0, 0])].to(self.device)
         example = self.dataset.normalise(example)
-        module = check_network(self.network, example, len(self.dataset.classes))
+        module = check_network(self.network, example, self.dataset.target.width)
         check_method = getattr(self.method, "check", None)
         if check_method is not None:
             check_method(module, example)
         if self.strategy.score is not None:
-            check_score(self.strategy.score, self.draws, len(self.dataset.classes))
+            check_score(self.strategy.scores, self.dataset.target.example(2, self.draws))
         self._architecture = str(module)
 
     def _claim(self, journal: Journal) -> None:
@@ -260,7 +264,7 @@ class ActiveLearning:
         identity = {
             "dataset": self.dataset.name,
             "pool size": len(self.dataset.pool),
-            "classes": list(self.dataset.classes),
+            "target": repr(self.dataset.target),
             "network": self._architecture,
             "posterior": repr(self.method) if is_dataclass(self.method) else type(self.method).__name__,
             "strategy": self.strategy.label,
@@ -292,16 +296,17 @@ class Belief:
         self.fit_seconds = 0.0
 
     @cached_property
+    def task(self) -> Task:
+        """What a network is to learn of the labels."""
+        return self.cycle.dataset.target.task(self.labels)
+
+    @cached_property
     def posterior(self) -> Posterior:
         """fit, on a fresh network."""
         cycle = self.cycle
         begin = time.perf_counter()
-        labelled = Labelled(
-            cycle.dataset.pool[self.ids].to(cycle.device),
-            self.labels.to(cycle.device),
-            Categorical(len(cycle.dataset.classes)),
-            cycle.dataset.normalise,
-        )
+        inputs, labels = cycle.dataset.pool[self.ids].to(cycle.device), self.task.labels.to(cycle.device)
+        labelled = Labelled(inputs, labels, self.task.likelihood, cycle.dataset.normalise)
         rng = generator(cycle.seed, self.round, "fit")
         with cycle.progress("fit", cycle.method.steps(len(labelled))) as advance:
             try:
@@ -318,7 +323,7 @@ class Belief:
     def scorer(self, draws: Draws, inputs: Inputs, advance: Advance) -> Scorer:
         """The draws, ready to look at the inputs."""
         cycle = self.cycle
-        return Scorer(draws, inputs, cycle.dataset.normalise, cycle.device, cycle.chunk, advance)
+        return Scorer(draws, inputs, cycle.dataset.normalise, cycle.device, cycle.chunk, advance, self.task.predict)
 
     def evaluate(self) -> dict[str, Any]:
         """How good the predictions on the test set are, as `Round` has it."""
@@ -326,15 +331,9 @@ class Belief:
         draws = self.draw(self.cycle.test_draws, "test")
         begin = time.perf_counter()
         with self.cycle.progress("test", len(dataset.test)) as advance:
-            scorer = self.scorer(draws, dataset.test, advance)
-            log_probs = scorer.reduce(torch.arange(len(dataset.test)), predictive)  # [T, C]
-        names = ("edges", "confidence", "accuracy", "count")
-        bins = reliability(log_probs, dataset.test_labels)
-        return {
-            "metrics": evaluate(log_probs, dataset.test_labels),
+            results = evaluate(self.scorer(draws, dataset.test, advance), dataset)
+        return results | {
             "diagnostics": dict(getattr(self.posterior, "diagnostics", {})),
-            "confusion": confusion(log_probs, dataset.test_labels).tolist(),
-            "reliability": {name: values.tolist() for name, values in zip(names, bins, strict=True)},
             "seconds": {"fit": self.fit_seconds, "evaluate": time.perf_counter() - begin},
         }
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from activebdl.errors import UserError
@@ -19,7 +20,26 @@ VIEW = "curves"
 VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
 
 
-def share_view(client: Any, experiment_id: str) -> None:
+@dataclass(frozen=True)
+class Charts:
+    """What the view shows.
+
+    Args:
+        headline: The metric of the first chart, and of the view's name.
+        zoom: Lowest and highest value of a second chart of it, under a name of its own.
+        others: Further metrics, a chart each.
+    """
+
+    headline: str
+    zoom: tuple[str, float, float] | None
+    others: tuple[str, ...]
+
+
+CLASSES = Charts("accuracy", ("above 90 %", 0.9, 1.0), ("nll", "ece", "brier"))
+NUMBERS = Charts("rmse", None, ("nll", "coverage_50", "coverage_90"))
+
+
+def share_view(client: Any, experiment_id: str, charts: Charts = CLASSES) -> None:
     """Puts a view in MLflow's UI: each strategy's mean curve against labels, with a band over its seeds.
 
     MLflow has no call for it; its UI keeps its views, which its menu "Views" lists, in tags of the experiment.
@@ -33,7 +53,11 @@ def share_view(client: Any, experiment_id: str) -> None:
             "range": {} if lowest is None else {"yMin": lowest, "yMax": highest}, "runsCountToCompare": 100,
         }  # fmt: skip
 
-    others = [chart(metric, metric) for metric in ("nll", "ece", "brier")]
+    shown = [chart(charts.headline, charts.headline)]
+    if charts.zoom is not None:
+        name, lowest, highest = charts.zoom
+        shown.append(chart(name, charts.headline, lowest, highest))
+    shown += [chart(metric, metric) for metric in charts.others]
     state = {
         # The runs, without the comparisons they are part of; sorted by date, MLflow would add those again.
         "searchFilter": "params.strategy LIKE '%'",
@@ -46,9 +70,9 @@ def share_view(client: Any, experiment_id: str) -> None:
         "compareRunSections": [
             {"uuid": "test", "name": "Model metrics", "display": True, "isReordered": True, "columns": 2},
         ],
-        "compareRunCharts": [chart("accuracy", "accuracy"), chart("above 90 %", "accuracy", 0.9, 1.0), *others],
+        "compareRunCharts": shown,
     }
-    view = {"name": "accuracy against labels", "createdAt": 0, "updatedAt": 0, "state": json.dumps(state)}
+    view = {"name": f"{charts.headline} against labels", "createdAt": 0, "updatedAt": 0, "state": json.dumps(state)}
     client.set_experiment_tag(experiment_id, VIEW_TAG, json.dumps(view))
     client.set_experiment_tag(experiment_id, "mlflow.experimentKind", "custom_model_development")
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from activebdl.errors import UserError
+from activebdl.targets import Label, Target
 
 _UNLABELLED, _PENDING, _LABELLED, _SET_ASIDE = range(4)
 
@@ -19,14 +20,14 @@ class Pool:
 
     Args:
         size: N.
-        classes: C; labels run from 0 to C - 1.
+        target: What a label is.
     """
 
-    def __init__(self, size: int, classes: int) -> None:
+    def __init__(self, size: int, target: Target) -> None:
         self.size = size
-        self.classes = classes
+        self.target = target
         self._state = torch.full((size,), _UNLABELLED, dtype=torch.uint8)
-        self._label = torch.full((size,), -1, dtype=torch.long)
+        self._label = torch.zeros(size, dtype=target.dtype)
 
     @property
     def unlabelled(self) -> Tensor:
@@ -66,26 +67,22 @@ class Pool:
             self._expect(id, _UNLABELLED, "asked for again")
         self._state[wanted] = _PENDING
 
-    def label(self, id: int, label: int) -> None:
-        """Gives a pending item its label.
+    def answer(self, id: int, label: Label) -> None:
+        """Gives a pending item its label; None sets it aside, and it will not be asked for again.
 
         Raises:
-            UserError: The item is not pending, or the label is out of range.
+            UserError: The item is not pending, or the label is none that the target has.
         """
-        self._expect(id, _PENDING, "labelled")
-        if not 0 <= label < self.classes:
-            raise UserError(f"The label of item {id} is {label}; labels run from 0 to {self.classes - 1}.")
-        self._state[id] = _LABELLED
-        self._label[id] = label
-
-    def abstain(self, id: int) -> None:
-        """Sets a pending item aside: it will not be asked for again.
-
-        Raises:
-            UserError: The item is not pending.
-        """
-        self._expect(id, _PENDING, "set aside")
-        self._state[id] = _SET_ASIDE
+        self._expect(id, _PENDING, "set aside" if label is None else "labelled")
+        try:
+            label = self.target.label(label)
+        except UserError as error:
+            raise UserError(f"The label of item {id} is {label}; {error}") from None
+        if label is None:
+            self._state[id] = _SET_ASIDE
+        else:
+            self._state[id] = _LABELLED
+            self._label[id] = label
 
     def _ids(self, state: int) -> Tensor:
         return (self._state == state).nonzero().flatten()

@@ -14,9 +14,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from activebdl.likelihoods import Gaussian, HeteroscedasticGaussian
-from activebdl.posteriors._shared import OutputDraws
-
 COVERAGES = (0.5, 0.9, 0.95)
 """Of the central intervals whose coverage is told."""
 
@@ -27,6 +24,11 @@ class Moments:
 
     mean: Tensor
     variance: Tensor
+
+    @staticmethod
+    def of(predictions: Tensor) -> "Moments":
+        """Of ``[N, K, 2]``, mean and variance, as `activebdl.targets.Task.predict` gives them."""
+        return Moments(predictions[..., 0], predictions[..., 1])
 
     @property
     def predicted(self) -> Tensor:
@@ -47,28 +49,6 @@ class Moments:
     def total(self) -> Tensor:
         """The variance ``[N]`` of the predictive: aleatoric plus epistemic."""
         return self.aleatoric + self.epistemic
-
-
-def predict(draws: OutputDraws, x: Tensor, likelihood: Gaussian | HeteroscedasticGaussian) -> Moments:
-    """What the draws say of inputs ``x [N, ...]`` that are normalised and on the device."""
-    with torch.inference_mode():
-        return Moments(*likelihood.moments(draws.outputs(x)))
-
-
-def epistemic_variance(moments: Moments) -> Tensor:
-    """A score: how much the draws' means differ, ``[N]``, in units of the target squared."""
-    return moments.epistemic
-
-
-def gaussian_bald(moments: Moments) -> Tensor:
-    """A score: the mutual information of target and weights, ``[N]`` in nats, with the predictive taken as Gaussian.
-
-    I(y; theta | x) <= 1/2 log Var[y] - 1/K sum_k 1/2 log variance_k
-
-    A Gaussian has the highest entropy of all densities with its variance, so this is an upper bound; it is exact where
-    the draws' means are themselves Gaussian and their noise is the same.
-    """
-    return 0.5 * (moments.total.log() - moments.variance.log().mean(dim=1)).clamp_min(0)
 
 
 def evaluate(moments: Moments, targets: Tensor) -> dict[str, float]:

@@ -13,6 +13,9 @@ from activebdl.pictures import new_figure, png
 TARGETS = (0.90, 0.95, 0.98)
 """Accuracies whose price in labels is told."""
 
+HEADLINES = ("accuracy", "rmse")
+"""The one metric of a learning curve: that of classes, and that of numbers."""
+
 _COLOURS = ("#0072b2", "#7f7f7f", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito
 
 
@@ -25,7 +28,7 @@ class Curve:
         posterior: By name.
         seed: Of the run.
         counts: Labels at the end of each round.
-        metrics: accuracy, nll, ece and brier, each with a value for each count.
+        metrics: Of the test set, each with a value for each count.
         seconds: What the run took.
     """
 
@@ -37,9 +40,14 @@ class Curve:
     seconds: float = 0.0
 
     @property
-    def accuracy(self) -> tuple[float, ...]:
-        """At each count."""
-        return self.metrics["accuracy"]
+    def headline(self) -> str:
+        """The metric that is shown when there is room for one: accuracy, or rmse."""
+        return next(name for name in HEADLINES if name in self.metrics)
+
+    @property
+    def heights(self) -> tuple[float, ...]:
+        """The headline at each count."""
+        return self.metrics[self.headline]
 
 
 def by_label(curves: Sequence[Curve]) -> dict[str, list[Curve]]:
@@ -53,25 +61,27 @@ def by_label(curves: Sequence[Curve]) -> dict[str, list[Curve]]:
 
 
 def table(curves: Sequence[Curve], rows: int = 14) -> str:
-    """Accuracy in percent at up to ``rows`` counts, and the price of each target accuracy, as text.
+    """Accuracy in percent, or RMSE, at up to ``rows`` counts, and the price of each target accuracy, as text.
 
     With several seeds: the mean, and the standard deviation after the plus-minus sign.
     """
     groups = by_label(curves)
+    of_classes = curves[0].headline == "accuracy"
+    cell = _percent if of_classes else _number
     width = max(14, *(len(label) + 2 for label in groups))
     counts = _common_counts(curves)
     lines = ["labels".rjust(14) + "".join(label.rjust(width) for label in groups)]
     for at in _spread(len(counts), rows):
-        cells = [_percent([c.accuracy[c.counts.index(counts[at])] for c in group]) for group in groups.values()]
-        lines.append(f"{counts[at]:,}".rjust(14) + "".join(cell.rjust(width) for cell in cells))
+        cells = [cell([c.heights[c.counts.index(counts[at])] for c in group]) for group in groups.values()]
+        lines.append(f"{counts[at]:,}".rjust(14) + "".join(text.rjust(width) for text in cells))
     lines.append("-" * len(lines[0]))
-    for target in TARGETS:
-        cells = [_price([labels_to_accuracy(c.counts, c.accuracy, target) for c in g]) for g in groups.values()]
-        lines.append(f"labels to {target:.0%}".rjust(14) + "".join(cell.rjust(width) for cell in cells))
-    areas = [_percent([area_under_curve(c.counts, c.accuracy) for c in group]) for group in groups.values()]
-    lines.append("AULC".rjust(14) + "".join(cell.rjust(width) for cell in areas))
+    for target in TARGETS if of_classes else ():
+        cells = [_price([labels_to_accuracy(c.counts, c.heights, target) for c in g]) for g in groups.values()]
+        lines.append(f"labels to {target:.0%}".rjust(14) + "".join(text.rjust(width) for text in cells))
+    areas = [cell([area_under_curve(c.counts, c.heights) for c in group]) for group in groups.values()]
+    lines.append(("AULC" if of_classes else "mean RMSE").rjust(14) + "".join(text.rjust(width) for text in areas))
     times = [_minutes([c.seconds for c in group]) for group in groups.values()]
-    lines.append("time per run".rjust(14) + "".join(cell.rjust(width) for cell in times))
+    lines.append("time per run".rjust(14) + "".join(text.rjust(width) for text in times))
     return "\n".join(lines)
 
 
@@ -89,30 +99,40 @@ def to_csv(curves: Sequence[Curve]) -> str:
 
 
 def plot(curves: Sequence[Curve], title: str) -> bytes:
-    """Accuracy against labels as a PNG: a line for each group, a band from the worst to the best seed."""
+    """Accuracy or RMSE against labels as a PNG: a line for each group, a band from the worst to the best seed."""
     figure = new_figure(8, 5, dpi=144)
     axes: Any = figure.add_subplot()
     counts = _common_counts(curves)
+    of_classes = curves[0].headline == "accuracy"
+    scale, digits = (100, ".2f") if of_classes else (1, ".4g")
+    unit = " %" if of_classes else ""
     for colour, (label, group) in zip(_COLOURS * 9, by_label(curves).items(), strict=False):
-        heights = [[100 * c.accuracy[c.counts.index(count)] for c in group] for count in counts]
+        heights = [[scale * c.heights[c.counts.index(count)] for c in group] for count in counts]
         seeds = f" ({len(group)} seeds)" if len(group) > 1 else ""
         means = [statistics.fmean(column) for column in heights]
-        axes.plot(counts, means, marker=".", color=colour, label=f"{label}{seeds}, {means[-1]:.2f} % at the end")
+        axes.plot(
+            counts, means, marker=".", color=colour, label=f"{label}{seeds}, {means[-1]:{digits}}{unit} at the end"
+        )
         if len(group) > 1:
             axes.fill_between(counts, [min(h) for h in heights], [max(h) for h in heights], color=colour, alpha=0.18)
-    # The upper end of the curve is where strategies differ, so errors are on a logarithmic axis, best on top.
-    axes.set_yscale("function", functions=(_up, _down))
-    highest = max(max(curve.accuracy) for curve in curves)
-    ticks = [t for t in (0, 50, 70, 80, 90, 95, 97, 98, 99, 99.5, 99.8) if t <= 100 * highest + 0.4]
-    lowest = 100 * min(min(curve.accuracy) for curve in curves)
-    ticks = [t for i, t in enumerate(ticks) if i + 1 == len(ticks) or ticks[i + 1] > lowest]
-    axes.set_ylim(ticks[0], min(99.95, 100 * highest + (100 - 100 * highest) * 0.25))
-    axes.set_yticks(ticks, [f"{t:g} %" for t in ticks])
-    axes.set(xlabel="labels", ylabel="test accuracy", title=title)
+    if of_classes:
+        _percent_axis(axes, curves)
+    axes.set(xlabel="labels", ylabel="test accuracy" if of_classes else "test RMSE", title=title)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="lower right", frameon=False)
+    axes.legend(loc="lower right" if of_classes else "upper right", frameon=False)
     return png(figure)
+
+
+def _percent_axis(axes: Any, curves: Sequence[Curve]) -> None:
+    """The upper end of the curve is where strategies differ, so errors are on a logarithmic axis, best on top."""
+    axes.set_yscale("function", functions=(_up, _down))
+    highest = 100 * max(max(curve.heights) for curve in curves)
+    lowest = 100 * min(min(curve.heights) for curve in curves)
+    ticks = [t for t in (0, 50, 70, 80, 90, 95, 97, 98, 99, 99.5, 99.8) if t <= highest + 0.4]
+    ticks = [t for i, t in enumerate(ticks) if i + 1 == len(ticks) or ticks[i + 1] > lowest]
+    axes.set_ylim(ticks[0], min(99.95, highest + (100 - highest) * 0.25))
+    axes.set_yticks(ticks, [f"{t:g} %" for t in ticks])
 
 
 def _up(accuracy: Any) -> Any:
@@ -141,6 +161,11 @@ def _spread(total: int, wanted: int) -> list[int]:
 def _percent(values: Sequence[float]) -> str:
     mean = f"{100 * statistics.fmean(values):.2f}"
     return f"{mean} ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else f"{mean} %"
+
+
+def _number(values: Sequence[float]) -> str:
+    mean = f"{statistics.fmean(values):.4g}"
+    return f"{mean} ± {statistics.stdev(values):.2g}" if len(values) > 1 else mean
 
 
 def _price(labels: Sequence[int | None]) -> str:

@@ -27,8 +27,6 @@ from activebdl.report import Curve
 from activebdl.spec import RunSpec, spec_text, validate
 
 JOURNAL = "journal.sqlite"
-HEADER = "  labels  accuracy     NLL     ECE       fit     query      test"
-
 
 TrackRound = Callable[[ActiveDataset, Round], object]
 """Told each round, those before a resume too."""
@@ -158,7 +156,7 @@ def _go(cycle: ActiveLearning, spec: RunSpec, folder: Path, journal: Journal, tr
         say("  finished before; this is what it brought")
     elif done:
         say(f"  goes on after {done} of {len(cycle.counts)} rounds")
-    say(HEADER)
+    say(_header(cycle.dataset))
     uid: str = journal.about("uid")
     with tracking.run(spec, folder.name, uid) as track, rounds_bar(len(cycle.counts), done) as advance:
         for round in cycle.run(journal):
@@ -198,12 +196,18 @@ def _what(cycle: ActiveLearning) -> str:
     )
 
 
+def _header(dataset: ActiveDataset) -> str:
+    metrics = "accuracy     NLL     ECE" if dataset.classes else "    RMSE     NLL  in 90%"
+    return f"  labels  {metrics}       fit     query      test"
+
+
 def _line(round: Round) -> str:
     m, s = round.metrics, round.seconds
-    return (
-        f"{round.n_labels:>8,}{100 * m['accuracy']:>8.2f} %{m['nll']:>8.3f}{m['ece']:>8.3f}"
-        f"{s['fit']:>8.1f} s{s['select'] + s['ask']:>8.1f} s{s['evaluate']:>8.1f} s"
-    )
+    if "accuracy" in m:
+        metrics = f"{100 * m['accuracy']:>8.2f} %{m['nll']:>8.3f}{m['ece']:>8.3f}"
+    else:
+        metrics = f"{m['rmse']:>10.4g}{m['nll']:>8.3f}{100 * m['coverage_90']:>6.1f} %"
+    return f"{round.n_labels:>8,}{metrics}{s['fit']:>8.1f} s{s['select'] + s['ask']:>8.1f} s{s['evaluate']:>8.1f} s"
 
 
 def _short(name: str) -> str:

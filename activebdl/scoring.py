@@ -1,6 +1,7 @@
 """The posterior over a pool, in bounded memory: batched draws, reduced chunk by chunk.
 
-N: pool items, B: items of a chunk, K: draws, C: classes. Log-probabilities are ``[N, K, C]`` in nats.
+N: pool items, B: items of a chunk, K: draws, C: classes. What draws say, their predictions, is ``[N, K, C]``
+log-probabilities in nats, or ``[N, K, 2]`` mean and variance of numbers.
 """
 
 import math
@@ -14,9 +15,15 @@ from activebdl.data.dataset import Inputs, Normalise, chunks
 from activebdl.errors import UserError
 from activebdl.posteriors import Draws
 from activebdl.progress import Advance
+from activebdl.targets import Predict
 
 Score = Callable[[Tensor], Tensor]
-"""``f(log_probs [N, K, C]) -> scores [N]``, higher is asked first."""
+"""``f(predictions [N, K, ...]) -> scores [N]``, higher is asked first."""
+
+
+def log_probs(draws: Draws, x: Tensor) -> Tensor:
+    """What draws say of ``x [B, ...]`` when labels are classes: ``[B, K, C]``."""
+    return draws.log_probs(x)
 
 
 def ignore(count: int) -> None:
@@ -34,6 +41,7 @@ class Scorer:
         device: Where the network lies.
         chunk: Items at a time; None takes what suits the device. It bounds the memory, and changes no score.
         on_items: Told the number of items after each chunk, for a progress bar.
+        predict: What is read from the draws.
     """
 
     draws: Draws
@@ -42,9 +50,10 @@ class Scorer:
     device: torch.device
     chunk: int | None = None
     on_items: Advance = ignore
+    predict: Predict = log_probs
 
     def reduce(self, ids: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
-        """Applies ``f(log_probs [B, K, C]) -> [B, ...]`` chunk by chunk and joins the results, in the order of ids.
+        """Applies ``f(predictions [B, K, ...]) -> [B, ...]`` chunk by chunk; joins the results, in the order of ids.
 
         Raises:
             UserError: A network gave NaN; the sentence has the item's id.
@@ -54,10 +63,10 @@ class Scorer:
         done = 0
         for raw in chunks(self.inputs, ids, size):
             x = self.normalise(raw.to(self.device, non_blocking=True))
-            log_probs = self.draws.log_probs(x)
-            _refuse_nan(log_probs, ids[done : done + len(raw)])
+            predictions = self.predict(self.draws, x)
+            _refuse_nan(predictions, ids[done : done + len(raw)])
             with torch.inference_mode():
-                parts.append(f(log_probs).cpu())
+                parts.append(f(predictions).cpu())
             done += len(raw)
             self.on_items(len(raw))
         return torch.cat(parts).clone() if parts else torch.empty(0)
@@ -68,48 +77,51 @@ class Scorer:
         Raises:
             UserError: The score's values are not one number per item, or NaN.
         """
-        values = self.reduce(ids, lambda log_probs: checked_scores(score, log_probs)).double()
+        values = self.reduce(ids, lambda predictions: checked_scores(score, predictions)).double()
         if bool(values.isnan().any()):
             raise UserError(
                 f"The score of item {int(ids[values.isnan()][0])} is NaN; a score must be a number or -inf."
             )
         return values
 
-    def log_probs(self, ids: Tensor) -> Tensor:
-        """``[len(ids), K, C]``, held whole: for joint strategies, on a part of the pool."""
-        return self.reduce(ids, lambda log_probs: log_probs)
+    def predictions(self, ids: Tensor) -> Tensor:
+        """What the draws say, held whole: for joint strategies, on a part of the pool."""
+        return self.reduce(ids, lambda predictions: predictions)
 
 
-def checked_scores(score: Score, log_probs: Tensor) -> Tensor:
-    """``score(log_probs [N, K, C])``, refused when it is not one number per item.
+def checked_scores(score: Score, predictions: Tensor) -> Tensor:
+    """``score(predictions [N, K, ...])``, refused when it is not one number per item.
 
     Raises:
         UserError: With what it gave.
     """
-    values: object = score(log_probs)
-    if not isinstance(values, Tensor) or values.shape != (len(log_probs),):
+    values: object = score(predictions)
+    if not isinstance(values, Tensor) or values.shape != (len(predictions),):
         got = list(values.shape) if isinstance(values, Tensor) else type(values).__name__
         raise UserError(
-            f"A score turns log_probs [N, K, C] into one number per item, [N]; for {len(log_probs)} items "
-            f"'{getattr(score, '__name__', 'score')}' gave {got}."
+            f"A score turns what draws say, [N, K, ...], into one number per item, [N]; for {len(predictions)} items "
+            f"'{_name(score)}' gave {got}."
         )
     return values
 
 
-def check_score(score: Score, draws: int, classes: int) -> None:
-    """Tries a score on two made-up items, before any label is asked for.
+def check_score(score: Score, predictions: Tensor) -> None:
+    """Tries a score on the predictions ``[N, K, ...]`` of some made-up items, before any label is asked for.
 
     Raises:
         UserError: It raises, or does not give one number per item.
     """
-    log_probs = torch.randn(2, draws, classes, generator=torch.Generator().manual_seed(0)).log_softmax(-1)
     try:
-        checked_scores(score, log_probs)
+        checked_scores(score, predictions)
     except UserError:
         raise
     except Exception as error:
-        name = getattr(score, "__name__", "score")
-        raise UserError(f"The score '{name}' fails on log_probs [2, {draws}, {classes}]: {error}.") from error
+        shape = list(predictions.shape)
+        raise UserError(f"The score '{_name(score)}' fails on predictions {shape}: {error}.") from error
+
+
+def _name(score: Score) -> str:
+    return getattr(getattr(score, "__self__", score), "name", getattr(score, "__name__", "score"))
 
 
 def default_chunk(device: torch.device) -> int:
@@ -127,19 +139,19 @@ def entropy(log_probs: Tensor) -> Tensor:
     return -(log_probs.exp() * log_probs.clamp_min(torch.finfo(log_probs.dtype).min)).sum(dim=-1)
 
 
-def check_draws(draws: Draws, log_probs: Tensor) -> None:
+def check_draws(draws: Draws, predictions: Tensor) -> None:
     """Refuses draws that cannot disagree, for a score that needs disagreement.
 
     Args:
         draws: K functions.
-        log_probs: ``[B, K, C]`` of some items.
+        predictions: ``[B, K, ...]`` of some items.
 
     Raises:
         UserError: K is 1, or all draws are the same function.
     """
     if draws.count < 2:
         raise UserError(f"Disagreement needs at least 2 draws of the posterior, and there is {draws.count}.")
-    if bool((log_probs == log_probs[:, :1]).all()):
+    if bool((predictions == predictions[:, :1]).all()):
         raise UserError(
             f"All {draws.count} draws of the posterior are the same function, so their disagreement is zero "
             "everywhere: use a posterior that varies (mc_dropout with dropout in the network), or a score of one "
@@ -147,9 +159,9 @@ def check_draws(draws: Draws, log_probs: Tensor) -> None:
         )
 
 
-def _refuse_nan(log_probs: Tensor, ids: Tensor) -> None:
+def _refuse_nan(predictions: Tensor, ids: Tensor) -> None:
     # NaN survives the sum, and one number a chunk is all that has to cross from the device.
-    if bool(log_probs.sum().isnan()):
-        bad = log_probs.isnan().flatten(1).any(1).cpu()
+    if bool(predictions.sum().isnan()):
+        bad = predictions.isnan().flatten(1).any(1).cpu()
         if bool(bad.any()):
             raise UserError(f"The network gave NaN for item {int(ids[bad][0])}; look for NaN in that input.")

@@ -25,7 +25,7 @@ from activebdl.data import ActiveDataset
 from activebdl.devices import choose_device, describe
 from activebdl.errors import UserError
 from activebdl.loop import Round
-from activebdl.mlflow_ui import VIEW_TAG, charts_url, serve, share_view
+from activebdl.mlflow_ui import NUMBERS, VIEW_TAG, charts_url, serve, share_view
 from activebdl.pictures import asked_grid, confusion_matrix, reliability_diagram
 from activebdl.progress import say
 from activebdl.runs import Tracking, TrackRound
@@ -98,7 +98,7 @@ class MlflowTracking:
     def run(self, spec: RunSpec, name: str, uid: str) -> Generator[TrackRound]:
         """A run, the same one when it is resumed."""
         tags = machine(spec) | ({} if self.parent is None else {"mlflow.parentRunId": self.parent})
-        sender = _Sender(self.client)
+        sender = _Sender(self.client, self.experiment_id)
         sender.start(spec, lambda: self._run(name, uid, tags))
         with self._ended(sender.run_id):
             yield sender.send
@@ -127,8 +127,8 @@ class MlflowTracking:
 class _Sender:
     """Sends the rounds of one run, each once."""
 
-    def __init__(self, client: Any) -> None:
-        self.client = client
+    def __init__(self, client: Any, experiment_id: str) -> None:
+        self.client, self.experiment_id = client, experiment_id
         self.run_id = ""  # until the store has the run
         self._failed = False
         self._selections = io.StringIO()
@@ -151,7 +151,7 @@ class _Sender:
         self._trying(self._look)
 
     def _look(self) -> None:
-        self._sent = {point.step for point in self.client.get_metric_history(self.run_id, "accuracy")}
+        self._sent = {point.step for point in self.client.get_metric_history(self.run_id, "nll")}
         for folder in (None, "asked"):
             self._pictures |= {entry.path for entry in self.client.list_artifacts(self.run_id, folder)}
 
@@ -159,6 +159,8 @@ class _Sender:
         """One batch of metrics, and the pictures; what is there already is not sent again."""
         for position, (id, label, score) in enumerate(zip(round.ids, round.labels, round.scores, strict=True)):
             self._csv.writerow([round.n_labels, position, id, label, "" if score is None else f"{score:.6g}"])
+        if not dataset.classes and round.number == 0:
+            self._trying(lambda: share_view(self.client, self.experiment_id, NUMBERS))
         self._trying(lambda: self._metrics(dataset, round))
         self._trying(lambda: self._artifacts(dataset, round))
 
@@ -182,7 +184,7 @@ class _Sender:
             self._png(f"asked/{round.n_labels:05d}-labels.png", lambda: _grid(dataset, round))
         if is_new or round.n_labels == self._last:
             self.client.log_text(self.run_id, self._selections.getvalue(), "selections.csv")
-        if round.n_labels == self._last:
+        if round.n_labels == self._last and dataset.classes:
             at = f"at {round.n_labels:,} labels"
             ece, classes = round.metrics["ece"], dataset.classes
             self._png("confusion_matrix.png", lambda: confusion_matrix(round.confusion, classes, f"confusion {at}"))
@@ -220,6 +222,8 @@ def metrics_of(round: Round, classes: tuple[str, ...]) -> dict[str, float]:
     values["time/round"] = sum(round.seconds.values())
     for c, name in enumerate(classes):
         values[f"asked/class_{name}"] = round.labels.count(c) / len(round.labels)
+    if not classes:
+        values["asked/mean_label"] = sum(round.labels) / len(round.labels)
     scores = [score for score in round.scores if score is not None]
     if scores:
         values["asked/mean_score"] = sum(scores) / len(scores)
@@ -289,7 +293,7 @@ def _reason(error: Exception) -> str:
 
 
 def _grid(dataset: ActiveDataset, round: Round) -> bytes:
-    names = [dataset.classes[label] for label in round.labels]
+    names = [dataset.classes[int(label)] if dataset.classes else f"{label:.3g}" for label in round.labels]
     images = dataset.pool[torch.tensor(round.ids, dtype=torch.long)].numpy()
     return asked_grid(images, names, f"asked for, up to {round.n_labels:,} labels")
 

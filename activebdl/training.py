@@ -165,7 +165,7 @@ def negative_log_likelihood(labelled: Labelled) -> Objective:
     def objective(module: nn.Module, x: Tensor, targets: Tensor, step: int) -> Tensor:
         outputs = module(x)
         if step == 0:
-            check_logits(outputs, len(x), labelled.likelihood.width)
+            check_outputs(outputs, len(x), labelled.likelihood.width)
         return labelled.likelihood.loss(outputs, targets)
 
     return objective
@@ -223,8 +223,8 @@ def _lay_out(module: nn.Module, x: Tensor) -> torch.memory_format:
     return torch.contiguous_format
 
 
-def check_network(network: Callable[[], nn.Module], x: Tensor, classes: int) -> nn.Module:
-    """Makes one network, and refuses it when it cannot turn ``x [B, ...]`` into logits ``[B, classes]``.
+def check_network(network: Callable[[], nn.Module], x: Tensor, width: int) -> nn.Module:
+    """Makes one network, and refuses it when it cannot turn ``x [B, ...]`` into outputs ``[B, width]``.
 
     Raises:
         UserError: It raises, or its output has another shape.
@@ -232,25 +232,25 @@ def check_network(network: Callable[[], nn.Module], x: Tensor, classes: int) -> 
     with global_rng_kept(x.device), torch.no_grad():
         module = network().to(x.device).eval()
         try:
-            logits = module(x)
+            outputs = module(x)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
             reason = str(error).strip().splitlines()[0]
             raise UserError(f"The network cannot read items of shape {list(x.shape[1:])}: {reason}.") from error
-    check_logits(logits, len(x), classes)
+    check_outputs(outputs, len(x), width)
     return module
 
 
-def check_logits(logits: object, count: int, classes: int) -> None:
-    """Refuses a network whose output is not one row of logits per item.
+def check_outputs(outputs: object, count: int, width: int) -> None:
+    """Refuses a network whose output is not one row per item, as wide as the likelihood wants it.
 
     Raises:
-        UserError: The output is not a tensor ``[count, classes]``.
+        UserError: The output is not a tensor ``[count, width]``.
     """
-    shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-    if shape != (count, classes):
+    shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
+    if shape != (count, width):
         raise UserError(
-            f"The network must turn {count} items into logits of shape ({count}, {classes}), one column per class; "
-            f"it gave {shape}."
+            f"The network must turn {count} items into outputs of shape ({count}, {width}): one column per class, "
+            f"or mean and log variance of a number; it gave {shape}."
         )
 
 

@@ -31,6 +31,38 @@ def test_what_is_written_is_read_back_by_the_next_process(path: Path) -> None:
         assert journal.round(1) is None
 
 
+def test_numbers_come_back_to_the_last_bit_and_abstentions_as_such(path: Path) -> None:
+    labels = {0: 0.1 + 0.2, 1: -1.0, 2: 3.0, 3: -1, 4: None, 5: 1e300}
+    with Journal(path) as journal:
+        journal.write_request(0, 0, Asked(tuple(labels), (None,) * 6))
+        journal.write_annotations([Annotation(id, label) for id, label in labels.items()])
+    with Journal(path) as journal:
+        found = {id: annotation.label for id, annotation in journal.annotations(0, 0).items()}
+        assert found == labels and type(found[3]) is int and type(found[2]) is float
+        journal.write_annotations([Annotation(id, label) for id, label in labels.items()])
+        assert _count(path, "annotations") == 6
+
+
+def test_a_journal_of_the_first_version_is_read(path: Path) -> None:
+    """There the label was an integer that could not be missing, and -1 abstained."""
+    with Journal(path) as journal:
+        journal.write_request(0, 0, Asked((5, 9), (0.5, None)))
+    with sqlite3.connect(path) as db:
+        db.execute("DROP TABLE annotations")
+        db.execute(
+            "CREATE TABLE annotations (id INTEGER NOT NULL REFERENCES asked, annotator TEXT NOT NULL, revision INTEGER "
+            "NOT NULL, label INTEGER NOT NULL, cost REAL NOT NULL, seconds REAL NOT NULL, written_ms INTEGER NOT NULL, "
+            "PRIMARY KEY (id, annotator, revision)) WITHOUT ROWID"
+        )
+        db.executemany("INSERT INTO annotations VALUES (?, ?, 0, ?, 2.5, 3.0, 7)", [(5, "ann", 1), (9, "ann", -1)])
+        db.execute("PRAGMA user_version = 1")
+    for _ in range(2):
+        with Journal(path) as journal:
+            expected = {5: Annotation(5, 1, "ann", 2.5, 3.0), 9: Annotation(9, None, "ann", 2.5, 3.0)}
+            assert journal.annotations(0, 0) == expected
+            assert journal.request(0, 0) == Asked((5, 9), (0.5, None))
+
+
 def test_the_same_annotation_again_changes_nothing(path: Path) -> None:
     with Journal(path) as journal:
         journal.write_request(0, 0, Asked((5,), (None,)))

@@ -314,7 +314,7 @@ def test_a_network_or_score_that_cannot_work_costs_no_label(dataset: ActiveDatas
             cycle(dataset, bad, oracle=oracle)
     for score, message in (
         (lambda log_probs: log_probs[:, 0], "one number per item"),
-        (lambda log_probs: log_probs.foo, "fails on log_probs"),
+        (lambda log_probs: log_probs.foo, "fails on predictions"),
     ):
         with pytest.raises(UserError, match=message):
             cycle(dataset, network, oracle=oracle, strategy=score)
@@ -332,7 +332,7 @@ def test_a_network_or_score_that_cannot_work_costs_no_label(dataset: ActiveDatas
         ({"counts": (0, 5)}, "must rise from at least 1"),
         ({"draws": 1}, "'bald' measures how much draws of the posterior disagree"),
         ({"draws": 0}, "at least once"),
-        ({"candidates": 0}, "at least 1, not 0"),
+        ({"candidates": 0}, "at least 1 of the candidates, not 0"),
         ({"posterior": MAP()}, "those of MAP never do"),
         ({"strategy": "balt"}, "Unknown strategy 'balt'"),
         ({"oracle": "oracel"}, "Unknown oracle 'oracel'"),

@@ -4,12 +4,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, Normal
 
-from activebdl.likelihoods import Gaussian, HeteroscedasticGaussian
-from activebdl.posteriors._shared import OutputDraws
-from activebdl.regression import Moments, epistemic_variance, evaluate, gaussian_bald, predict
+from activebdl.regression import Moments, evaluate
+from activebdl.strategies.epistemic_variance import epistemic_variance
+from activebdl.strategies.gaussian_bald import gaussian_bald
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -78,24 +77,3 @@ def test_gaussian_bald_bounds_the_mutual_information_from_above(seed: int) -> No
     entropy = -torch.trapezoid(log_density.exp() * log_density, grid)
     own = 0.5 * (moments.variance.log() + math.log(2 * math.pi * math.e)).mean()
     assert float(entropy - own) <= float(gaussian_bald(moments)) + 1e-9
-
-
-class Known(OutputDraws):
-    def __init__(self, table: Tensor) -> None:
-        self.table = table
-
-    @property
-    def count(self) -> int:
-        return self.table.shape[1]
-
-    def outputs(self, x: Tensor) -> Tensor:
-        return self.table
-
-
-def test_outputs_become_moments_by_the_likelihood() -> None:
-    outputs = torch.randn(4, 3, 2, generator=seeded())
-    told = predict(Known(outputs), torch.zeros(4, 1), HeteroscedasticGaussian())
-    torch.testing.assert_close(told.mean, outputs[..., 0])
-    torch.testing.assert_close(told.variance, outputs[..., 1].exp())
-    known = predict(Known(outputs[..., :1]), torch.zeros(4, 1), Gaussian(0.5))
-    torch.testing.assert_close(known.variance, torch.full((4, 3), 0.25))

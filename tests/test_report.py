@@ -34,6 +34,24 @@ def test_the_table_tells_means_prices_and_areas() -> None:
     assert told["time per run"].split() == ["1.5", "min", "1.5", "min"]
 
 
+def of_numbers(strategy: str, seed: int, rmse: list[float]) -> Curve:
+    return Curve(strategy, "mc_dropout", seed, (20, 40, 60), {"rmse": tuple(rmse), "nll": (1.0, 1.0, 1.0)})
+
+
+NUMBERS = [of_numbers("gaussian_bald", 0, [71.5, 60, 50]), of_numbers("gaussian_bald", 1, [70.5, 58, 52])]
+
+
+def test_the_table_of_numbers_tells_their_error() -> None:
+    told = rows(table(NUMBERS))
+    assert told["20"] == "71 ± 0.71"
+    assert told["mean RMSE"] == "60 ± 0.53"  # of 60.375 and 59.625, by trapezoids
+    assert not any(name.startswith("labels to") for name in told)
+
+
+def test_the_plot_of_numbers_is_a_picture() -> None:
+    assert plot(NUMBERS, "title").startswith(b"\x89PNG")
+
+
 def test_a_single_seed_has_no_deviation() -> None:
     told = rows(table(CURVES[:2]))
     assert told["60"].split() == ["98.00", "%", "80.00", "%"]

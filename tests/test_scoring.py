@@ -38,7 +38,7 @@ def test_scores_do_not_depend_on_chunks_or_order(chunk: int, order: list[int]) -
 
 def test_log_probs_come_in_the_order_of_the_ids(known_draws: Known) -> None:
     table, ids = random_table(), torch.tensor([7, 3, 49])
-    assert torch.equal(scorer(known_draws(table), 50, chunk=2).log_probs(ids), table[ids])
+    assert torch.equal(scorer(known_draws(table), 50, chunk=2).predictions(ids), table[ids])
 
 
 def test_progress_counts_every_item_once(known_draws: Known) -> None:

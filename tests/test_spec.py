@@ -95,7 +95,9 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match="it is not text"):
         read_spec(str(tmp_path / "binary.yaml"))
-    with pytest.raises(UserError, match="Unknown preset 'mnits'. Known: digits-small, mnist-1000, mnist-gal2017"):
+    with pytest.raises(
+        UserError, match="Unknown preset 'mnits'. Known: diabetes, digits-small, mnist-1000, mnist-gal2017"
+    ):
         read_spec("mnits")
 
 

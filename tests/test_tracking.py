@@ -226,6 +226,23 @@ def test_the_experiment_has_the_view_and_a_link_to_it(runs: Path) -> None:
     assert f"]({page}" in tags["mlflow.note.content"]
 
 
+def test_numbers_have_a_view_of_their_own(runs: Path) -> None:
+    spec = resolved(read_spec("diabetes", {"budget": 20, "posterior.training.steps": 5, "draws": 3, "test_draws": 3}))
+    tracking = MlflowTracking.prepare(runs, "diabetes")
+    dataset, rounds = build(spec).dataset, list(build(spec))
+    with tracking.run(spec, "one", "numbers") as track:
+        for round in rounds:
+            track(dataset, round)
+    told = points(tracking, "numbers")
+    assert told["rmse"] == [(round.n_labels, round.metrics["rmse"]) for round in rounds]
+    assert told["asked/mean_label"][1][1] == pytest.approx(sum(rounds[1].labels) / 10)
+    tags = tracking.client.get_experiment(tracking.experiment_id).tags
+    view = json.loads(tags[VIEW_TAG])
+    shown = [chart["metricKey"] for chart in json.loads(view["state"])["compareRunCharts"]]
+    assert view["name"] == "rmse against labels" and shown[0] == "rmse" and "accuracy" not in shown
+    assert set(shown) <= set(told)
+
+
 def test_a_description_of_the_user_is_kept(runs: Path) -> None:
     tracking = MlflowTracking.prepare(runs, "described")
     tracking.client.set_experiment_tag(tracking.experiment_id, "mlflow.note.content", "mine")

@@ -91,7 +91,7 @@ def test_uint8_images_are_augmented_before_they_are_normalised() -> None:
 
 
 def test_a_network_of_the_wrong_width_is_told() -> None:
-    with pytest.raises(UserError, match=r"logits of shape \(64, 3\).* it gave \(64, 4\)"):
+    with pytest.raises(UserError, match=r"outputs of shape \(64, 3\).* it gave \(64, 4\)"):
         train(lambda: nn.Linear(2, 4), labelled(), Training(steps=2), generator=seeded())
 
 

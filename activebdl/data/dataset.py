@@ -16,6 +16,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from activebdl.errors import UserError
 from activebdl.likelihoods import Likelihood
+from activebdl.targets import Classes, Numbers, Target
 
 
 class Inputs(Protocol):
@@ -106,15 +107,16 @@ class Normalise:
 
 @dataclass(frozen=True)
 class ActiveDataset:
-    """A pool, a test set, and the names of the classes.
+    """A pool, a test set, and what a label is.
 
     Args:
         name: How the data set is called in reports and in MLflow.
         pool: N inputs. An item's id is its index here, for ever.
-        labels: ``[N]`` int64, the labels that the data set's own oracle gives; None when only the user's oracle knows.
+        labels: ``[N]``, those that the data set's own oracle gives, int64 for classes and float for numbers; None when
+            only the user's oracle knows.
         test: T inputs, never used to choose anything.
-        test_labels: ``[T]`` int64.
-        classes: C names.
+        test_labels: ``[T]``.
+        target: `Classes` or `Numbers`.
         normalise: Turns stored inputs into what a network reads.
     """
 
@@ -123,20 +125,23 @@ class ActiveDataset:
     labels: Tensor | None
     test: Inputs
     test_labels: Tensor
-    classes: tuple[str, ...]
+    target: Target
     normalise: Normalise = field(default_factory=Normalise)
 
     def __post_init__(self) -> None:
         if len(self.pool) == 0 or len(self.test) == 0:
             raise UserError(f"The data set '{self.name}' needs at least one pool item and one test item.")
-        if len(self.classes) < 2:
-            raise UserError(f"The data set '{self.name}' needs at least two classes, and has {len(self.classes)}.")
         if self.labels is not None:
-            _check_labels(self.labels, len(self.pool), len(self.classes), "pool")
-        _check_labels(self.test_labels, len(self.test), len(self.classes), "test")
+            _check_labels(self.labels, len(self.pool), self.target, "pool")
+        _check_labels(self.test_labels, len(self.test), self.target, "test")
         for inputs, side in ((self.pool, "pool"), (self.test, "test")):
             if isinstance(inputs, Tensor):
                 _check_finite(inputs, side)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes; none where labels are numbers."""
+        return self.target.names if isinstance(self.target, Classes) else ()
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -152,35 +157,41 @@ class ActiveDataset:
         *,
         name: str = "custom",
         classes: Sequence[str] | None = None,
+        numbers: Numbers | None = None,
         normalise: Normalise | None = None,
     ) -> "ActiveDataset":
         """A data set of the user's own tensors or arrays.
 
         Args:
             pool: ``[N, ...]``; uint8 is normalised by 1/255 unless ``normalise`` says otherwise.
-            labels: ``[N]`` integers from 0, or None when an oracle of yours gives them.
+            labels: ``[N]`` integers from 0, or numbers, or None when an oracle of yours gives them.
             test: ``[T, ...]``.
-            test_labels: ``[T]`` integers from 0.
+            test_labels: ``[T]`` of the same.
             name: How it is called in reports.
             classes: Names; "0", "1", ... when not given.
+            numbers: When labels are numbers, ``Numbers()`` or one that knows more of their noise.
             normalise: How stored inputs become what a network reads.
         """
         x, t = _inputs(pool), _inputs(test)
-        y = None if labels is None else _integers(labels, "labels")
-        test_y = _integers(test_labels, "test_labels")
+        column = _integers if numbers is None else _floats
+        y = None if labels is None else column(labels, "labels")
+        test_y = column(test_labels, "test_labels")
+        if normalise is None:
+            normalise = Normalise(scale=255.0) if x.dtype == torch.uint8 else Normalise()
+        if numbers is not None:
+            return ActiveDataset(name, x, y, t, test_y, numbers, normalise)
         if classes is None:
             highest = max(int(v.max()) for v in (y, test_y) if v is not None and len(v))
             classes = [str(c) for c in range(highest + 1)]
-        if normalise is None:
-            normalise = Normalise(scale=255.0) if x.dtype == torch.uint8 else Normalise()
-        return ActiveDataset(name, x, y, t, test_y, tuple(classes), normalise)
+        return ActiveDataset(name, x, y, t, test_y, Classes(tuple(classes)), normalise)
 
     @staticmethod
     def from_datasets(
         pool: TorchDataset[Any],
         test: TorchDataset[Any],
         *,
-        classes: Sequence[str],
+        classes: Sequence[str] | None = None,
+        numbers: Numbers | None = None,
         name: str = "custom",
         labels: Tensor | np.ndarray[Any, Any] | None = None,
         normalise: Normalise | None = None,
@@ -191,16 +202,23 @@ class ActiveDataset:
         Args:
             pool: ``pool[i]`` is an input, or a tuple that starts with one.
             test: ``test[i]`` is ``(input, label)``.
-            classes: Names of the C classes.
+            classes: Names of the C classes, or
+            numbers: when labels are numbers, ``Numbers()`` or one that knows more of their noise.
             name: How it is called in reports.
-            labels: ``[N]`` integers for the data set's own oracle; None when an oracle of yours gives them.
+            labels: ``[N]`` for the data set's own oracle; None when an oracle of yours gives them.
             normalise: How stored inputs become what a network reads; unchanged when not given.
             workers: Processes that read ahead.
         """
-        test_labels = torch.tensor([int(test[i][1]) for i in range(len(cast(Sequence[Any], test)))])
-        y = None if labels is None else _integers(labels, "labels")
+        if (classes is None) == (numbers is None):
+            raise UserError("Say what a label is: classes=[...], their names, or numbers=Numbers().")
+        target = numbers or Classes(tuple(classes or ()))
+        kind, column = (int, _integers) if numbers is None else (float, _floats)
+        test_labels = torch.tensor(
+            [kind(test[i][1]) for i in range(len(cast(Sequence[Any], test)))], dtype=target.dtype
+        )
+        y = None if labels is None else column(labels, "labels")
         pool_inputs, test_inputs = StreamedInputs(pool, workers), StreamedInputs(test, workers)
-        return ActiveDataset(name, pool_inputs, y, test_inputs, test_labels, tuple(classes), normalise or Normalise())
+        return ActiveDataset(name, pool_inputs, y, test_inputs, test_labels, target, normalise or Normalise())
 
 
 @dataclass(frozen=True)
@@ -209,7 +227,7 @@ class Labelled:
 
     Args:
         inputs: ``[n, ...]`` as stored, on the device.
-        labels: ``[n]`` int64 for classes, on the device.
+        labels: ``[n]`` int64 for classes, float in standard units for numbers (see `activebdl.targets`), on the device.
         likelihood: How the network's outputs tell of them.
         normalise: Turns stored inputs into what a network reads.
     """
@@ -243,17 +261,30 @@ def _single(tensor: Tensor) -> Tensor:
 def _integers(y: Tensor | np.ndarray[Any, Any], what: str) -> Tensor:
     tensor = torch.as_tensor(y)
     if tensor.is_floating_point() or tensor.dim() != 1:
-        raise UserError(f"{what} must be one integer per item, not {tensor.dtype} of shape {tuple(tensor.shape)}.")
+        raise UserError(
+            f"{what} must be one integer per item, not {tensor.dtype} of shape {tuple(tensor.shape)}; "
+            "where they are numbers and not classes, say numbers=Numbers()."
+        )
     return tensor.long()
 
 
-def _check_labels(labels: Tensor, count: int, classes: int, side: str) -> None:
+def _floats(y: Tensor | np.ndarray[Any, Any], what: str) -> Tensor:
+    tensor = torch.as_tensor(y)
+    if tensor.is_complex() or tensor.dim() != 1:
+        raise UserError(f"{what} must be one number per item, not {tensor.dtype} of shape {tuple(tensor.shape)}.")
+    return tensor.double()
+
+
+def _check_labels(labels: Tensor, count: int, target: Target, side: str) -> None:
     if labels.shape != (count,):
         raise UserError(f"The {side} set has {count} items but labels of shape {tuple(labels.shape)}.")
-    wrong = (labels < 0) | (labels >= classes)
+    wrong = ~torch.isfinite(labels)
+    if isinstance(target, Classes):
+        wrong = (labels < 0) | (labels >= target.width)
     if bool(wrong.any()):
         at = int(wrong.nonzero()[0])
-        raise UserError(f"The {side} label of item {at} is {int(labels[at])}; labels run from 0 to {classes - 1}.")
+        what = f"run from 0 to {target.width - 1}" if isinstance(target, Classes) else "are finite numbers"
+        raise UserError(f"The {side} label of item {at} is {labels[at].item()}; labels {what}.")
 
 
 def _check_finite(inputs: Tensor, side: str) -> None:

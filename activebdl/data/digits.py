@@ -8,6 +8,7 @@ from activebdl.data import dataset
 from activebdl.data.dataset import ActiveDataset, Normalise
 from activebdl.errors import UserError
 from activebdl.randomness import generator
+from activebdl.targets import Classes
 
 
 @dataset("digits")
@@ -28,6 +29,6 @@ def digits() -> ActiveDataset:
         labels=labels[pool],
         test=images[test],
         test_labels=labels[test],
-        classes=tuple("0123456789"),
+        target=Classes(tuple("0123456789")),
         normalise=Normalise(scale=16.0, mean=0.3, std=0.38),
     )

@@ -11,6 +11,7 @@ from activebdl.data.dataset import ActiveDataset, Normalise
 from activebdl.data.fetch import fetch
 from activebdl.data.idx import read_idx
 from activebdl.errors import UserError
+from activebdl.targets import Classes
 
 MNIST_MEAN, MNIST_STD = 0.1307, 0.3081
 FASHION_MEAN, FASHION_STD = 0.2860, 0.3530
@@ -63,7 +64,7 @@ def repeated_mnist(
         labels=base.labels.repeat(repeats),
         test=_encode(base.test, 0.0, margin, generator),
         test_labels=base.test_labels,
-        classes=base.classes,
+        target=base.target,
         normalise=Normalise(scale, MNIST_MEAN + margin, MNIST_STD),
     )
 
@@ -98,7 +99,7 @@ def unbalanced_mnist(
         labels=base.labels[kept],
         test=base.test,
         test_labels=base.test_labels,
-        classes=base.classes,
+        target=base.target,
         normalise=base.normalise,
     )
 
@@ -113,7 +114,7 @@ def _load(
         labels=files["train_labels"].long(),
         test=files["test_images"][:, None],
         test_labels=files["test_labels"].long(),
-        classes=classes,
+        target=Classes(classes),
         normalise=normalise,
     )
 

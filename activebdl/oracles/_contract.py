@@ -1,15 +1,16 @@
-"""What the loop and an oracle say to each other. Q: items of a request, C: classes."""
+"""What the loop and an oracle say to each other. Q: items of a request."""
 
 import operator
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol, cast
 
 from torch import Tensor
 
 from activebdl.errors import UserError
+from activebdl.targets import Classes, Label, Target
 
-ABSTAIN: Final = -1
+ABSTAIN: Final = None
 """The label that says: I will not label this item. It is set aside, and another is asked for in its place."""
 
 
@@ -22,13 +23,18 @@ class Request:
             that have no answer yet.
         ids: Q ids, in the order of choice.
         items: ``[Q, ...]`` the inputs as the data set stores them.
-        classes: C names; label c means ``classes[c]``.
+        target: What a label is: `Classes` or `Numbers`.
     """
 
     key: str
     ids: tuple[int, ...]
     items: Tensor = field(repr=False)
-    classes: tuple[str, ...]
+    target: Target
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names; label c means ``classes[c]``. None where labels are numbers."""
+        return self.target.names if isinstance(self.target, Classes) else ()
 
 
 @dataclass(frozen=True)
@@ -37,25 +43,25 @@ class Annotation:
 
     Args:
         id: The item's.
-        label: From 0 to C - 1, or `ABSTAIN`.
+        label: From 0 to C - 1, or a number; or `ABSTAIN`.
         annotator: Who answered.
         cost: What the answer cost, in the user's own unit.
         seconds: How long it took.
     """
 
     id: int
-    label: int
+    label: Label
     annotator: str = "oracle"
     cost: float = 0.0
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
         """Makes plain integers and floats of what comes, for a numpy integer would be stored as bytes."""
-        for name in ("id", "label"):
-            try:
-                object.__setattr__(self, name, operator.index(getattr(self, name)))
-            except TypeError:
-                raise UserError(f"An annotation's {name} is an integer, not {getattr(self, name)!r}.") from None
+        try:
+            object.__setattr__(self, "id", operator.index(self.id))
+        except TypeError:
+            raise UserError(f"An annotation's id is an integer, not {self.id!r}.") from None
+        object.__setattr__(self, "label", _plain(self.label))
         for name in ("cost", "seconds"):
             object.__setattr__(self, name, float(getattr(self, name)))
 
@@ -72,13 +78,13 @@ class Oracle(Protocol):
         ...
 
 
-def sort_annotations(found: object, asked: Sequence[int], classes: int) -> tuple[list[Annotation], str]:
+def sort_annotations(found: object, asked: Sequence[int], target: Target) -> tuple[list[Annotation], str]:
     """The answers that can be taken, and what is wrong with the first that cannot; empty when all is well.
 
     Args:
         found: What an oracle's ``poll`` gave.
         asked: Ids that were asked for.
-        classes: C.
+        target: What a label is.
     """
     if not isinstance(found, Sequence):
         return [], f"The oracle's poll must give a list of annotations, not {type(found).__name__}."
@@ -89,11 +95,22 @@ def sort_annotations(found: object, asked: Sequence[int], classes: int) -> tuple
             mistakes.append(f"The oracle's poll must give annotations, not {type(annotation).__name__}.")
         elif annotation.id not in asked:
             mistakes.append(f"The oracle answered for item {annotation.id}, which it was not asked for.")
-        elif annotation.label != ABSTAIN and not 0 <= annotation.label < classes:
-            mistakes.append(
-                f"The oracle gave item {annotation.id} the label {annotation.label}; labels run from 0 to "
-                f"{classes - 1}, and {ABSTAIN} abstains."
-            )
         else:
-            good.append(annotation)
+            try:
+                good.append(replace(annotation, label=target.label(annotation.label)))
+            except UserError as error:
+                mistakes.append(f"The oracle gave item {annotation.id} the label {annotation.label}; {error}")
     return good, mistakes[0] if mistakes else ""
+
+
+def _plain(label: object) -> Label:
+    """A plain integer, or a plain float, or None."""
+    if label is None:
+        return None
+    try:
+        return operator.index(label)  # pyright: ignore[reportArgumentType]
+    except TypeError:
+        pass
+    if not hasattr(label, "__float__"):
+        raise UserError(f"An annotation's label is an integer, a number or None, not {label!r}.")
+    return float(label)  # pyright: ignore[reportArgumentType]

@@ -10,16 +10,17 @@ import torch
 from torch import Tensor
 
 from activebdl.errors import UserError
-from activebdl.oracles._contract import ABSTAIN, Annotation, Request
+from activebdl.oracles._contract import Annotation, Request
+from activebdl.targets import Label
 
 
 class FunctionOracle:
     """Calls a function with the whole batch and waits for it.
 
     Args:
-        function: ``f(items) -> labels``: ``items [Q, ...]`` as the data set stores them; Q integers come back, as a
-            list, array or tensor. `ABSTAIN` (-1) or None leaves an item unlabelled. A parameter called ``ids`` is
-            given the items' ids.
+        function: ``f(items) -> labels``: ``items [Q, ...]`` as the data set stores them; Q labels come back, as a list,
+            array or tensor: integers for classes, and numbers where labels are numbers. None, or -1 among classes and
+            NaN among numbers, leaves an item unlabelled. A parameter called ``ids`` is given the items' ids.
         name: The annotator's name in the journal.
     """
 
@@ -33,7 +34,7 @@ class FunctionOracle:
         """Asks the function; see `activebdl.oracles.Oracle.submit`.
 
         Raises:
-            UserError: The function raised, or its labels are not Q integers.
+            UserError: The function raised, or it did not give Q labels.
         """
         start = time.perf_counter()
         ids = {"ids": torch.tensor(request.ids)} if self._takes_ids else {}
@@ -41,7 +42,7 @@ class FunctionOracle:
             answer = self.function(request.items, **ids)
         except Exception as error:
             raise UserError(f"The oracle '{self.name}' failed: {type(error).__name__}: {error}.") from error
-        labels = self._labels(answer, len(request.ids))
+        labels = self._labels(answer, request)
         seconds = (time.perf_counter() - start) / len(labels)
         self._answers[request.key] = [
             Annotation(id, label, self.name, seconds=seconds) for id, label in zip(request.ids, labels, strict=True)
@@ -52,11 +53,13 @@ class FunctionOracle:
         """All answers: the function has returned by now."""
         return self._answers.pop(ticket)
 
-    def _labels(self, answer: object, count: int) -> list[int]:
+    def _labels(self, answer: object, request: Request) -> list[Label]:
+        count, numbers = len(request.ids), request.target.dtype.is_floating_point
+        abstain = float("nan") if numbers else -1
         if isinstance(answer, Tensor):
             answer = answer.cpu()
         elif isinstance(answer, list | tuple):
-            answer = [ABSTAIN if label is None else label for label in cast(Sequence[object], answer)]
+            answer = [abstain if label is None else label for label in cast(Sequence[object], answer)]
         try:
             array = np.asarray(answer)
         except (ValueError, TypeError) as error:
@@ -64,8 +67,9 @@ class FunctionOracle:
         if array.shape != (count,):
             raise UserError(
                 f"The oracle '{self.name}' was asked for {count} labels and gave an answer of shape "
-                f"{list(array.shape)}; it must give one integer per item, [{count}]."
+                f"{list(array.shape)}; it must give one label per item, [{count}]."
             )
-        if array.dtype.kind not in "iu":
-            raise UserError(f"The oracle '{self.name}' gave labels of type {array.dtype}; labels are integers.")
-        return [int(label) for label in array]
+        if array.dtype.kind not in ("iuf" if numbers else "iu"):
+            kind = "numbers" if numbers else "integers"
+            raise UserError(f"The oracle '{self.name}' gave labels of type {array.dtype}; labels are {kind}.")
+        return [None if label == abstain or label != label else label for label in array.tolist()]

@@ -25,7 +25,7 @@ from activebdl.likelihoods import Categorical, Gaussian
 from activebdl.posteriors._layers import called_layers
 from activebdl.posteriors._shared import OutputDraws, evaluating
 from activebdl.randomness import global_rng_kept
-from activebdl.training import check_logits
+from activebdl.training import check_outputs
 
 
 def check_all_weights(module: nn.Module, example: Tensor) -> None:
@@ -58,7 +58,7 @@ def all_weights_posterior(
     library = _laplace_torch()
     inputs, labels, known = _prepared(labelled)
     with torch.no_grad():
-        check_logits(module(inputs[:1]), 1, labelled.likelihood.width)
+        check_outputs(module(inputs[:1]), 1, labelled.likelihood.width)
     names = _treated(module, inputs[:1])
     for name, parameter in module.named_parameters():
         parameter.requires_grad_(name in names)

@@ -36,7 +36,7 @@ from activebdl.posteriors._last_layer import HeadDraws, LastLayer, drops, float6
 from activebdl.posteriors._linearised import LinearisedPosterior, all_weights_posterior, check_all_weights
 from activebdl.posteriors._shared import evaluating
 from activebdl.randomness import global_rng_from, global_rng_kept
-from activebdl.training import Training, check_logits, train
+from activebdl.training import Training, check_outputs, train
 
 MOST_WEIGHTS = 10_000
 """Of a layer whose full covariance is computed: 0.8 GB, and minutes for its eigenvalues."""
@@ -158,7 +158,7 @@ class Laplace:
         head, n = LastLayer.of(module, _example(labelled)), len(labelled)
         phi = self._look(head, labelled, generator)
         outputs, looks = phi @ head.mean.T, len(phi) // n  # [looks n, O]
-        check_logits(outputs[:n], n, labelled.likelihood.width)
+        check_outputs(outputs[:n], n, labelled.likelihood.width)
         _refuse_unfinite(outputs, n)
         curvature = STRUCTURES[self.structure](_with_fisher(phi, outputs, labelled.likelihood, looks), head.mean)
         precision = self.prior_precision or best_precision(curvature.eigenvalues, head.mean)

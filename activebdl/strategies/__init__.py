@@ -5,6 +5,8 @@ The common kind is a score, a plain function ``f(log_probs [N, K, C]) -> scores 
     @strategy("bald")
     def bald(log_probs): ...
 
+Scores of numbers take `activebdl.regression.Moments` in their place: ``@strategy("gaussian_bald", target="numbers")``.
+
 A score becomes a strategy by a selection rule (`activebdl.strategies._selection`): the top Q, or the stochastic rules
 power, softmax and softrank, named in front: "power_bald". A joint strategy looks at the query as a whole:
 
@@ -17,14 +19,15 @@ N: unlabelled items, K: draws, C: classes, Q: items asked for.
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor
 
 from activebdl.errors import UserError
 from activebdl.registry import Registry
-from activebdl.scoring import Score, Scorer, check_draws, ignore
+from activebdl.regression import Moments
+from activebdl.scoring import Scorer, check_draws, ignore
 from activebdl.strategies._selection import DEFAULT_BETA, RULES, Rule, top_k
 
 __all__ = ["Query", "Selection", "Strategy", "joint_strategy", "resolve", "strategies", "strategy", "strategy_names"]
@@ -64,6 +67,9 @@ class Selection:
     scores: Tensor | None = None
 
 
+ScoreFunction = Callable[[Any], Tensor]
+"""``f(log_probs [N, K, C]) -> scores [N]``, or ``f(moments) -> scores [N]`` for numbers."""
+
 JointFunction = Callable[[Query], Tensor | Selection]
 
 
@@ -78,6 +84,7 @@ class Strategy:
         rule: How scores become a choice.
         needs_model: Whether the posterior has to be fitted and sampled for it.
         needs_disagreement: Whether the score is zero unless draws differ.
+        target: What labels it is for: "classes", "numbers" or "any".
         doc: What it does, from its docstring.
         beta: Of the stochastic rule; None where there is none.
     """
@@ -88,13 +95,19 @@ class Strategy:
         return self.name if self.beta is None else f"{self.name}(beta={self.beta:g})"
 
     name: str
-    score: Score | None = None
+    score: ScoreFunction | None = None
     joint: JointFunction | None = None
     rule: Rule = top_k
     needs_model: bool = True
     needs_disagreement: bool = False
+    target: str = "any"
     doc: str = field(default="", repr=False)
     beta: float | None = None
+
+    def scores(self, predictions: Tensor) -> Tensor:
+        """The score of what draws say: ``[N, K, C]`` log-probabilities, or ``[N, K, 2]`` mean and variance."""
+        assert self.score is not None
+        return self.score(Moments.of(predictions) if self.target == "numbers" else predictions)
 
     def select(self, query: Query) -> Selection:
         """Chooses Q distinct ids out of ``query.unlabelled``.
@@ -114,11 +127,10 @@ class Strategy:
         return selection
 
     def _pointwise(self, query: Query) -> Selection:
-        assert self.score is not None
         if self.needs_disagreement:
             unseen = replace(query.model, on_items=ignore)  # no progress: these items come again
-            check_draws(unseen.draws, unseen.log_probs(query.unlabelled[:32]))
-        scores = query.model.scores(query.unlabelled, self.score)
+            check_draws(unseen.draws, unseen.predictions(query.unlabelled[:32]))
+        scores = query.model.scores(query.unlabelled, self.scores)
         chosen = self.rule(scores, query.quantity, query.generator)
         return Selection(query.unlabelled[chosen], scores[chosen])
 
@@ -133,7 +145,7 @@ class Strategy:
 
 
 def _adopt(name: str, found: object) -> Strategy:
-    """A strategy object as it is; a function by its parameter: ``query`` makes it joint, anything else a score."""
+    """A strategy object as it is; a function by its parameter: ``query`` makes it joint, ``moments`` one of numbers."""
     if isinstance(found, Strategy):
         return found
     if not callable(found):
@@ -146,25 +158,30 @@ def _adopt(name: str, found: object) -> Strategy:
     doc = inspect.getdoc(found) or ""
     if first == "query":
         return Strategy(short, joint=cast(JointFunction, found), doc=doc)
-    return Strategy(short, score=cast(Score, found), doc=doc)
+    target = "numbers" if first == "moments" else "classes"
+    return Strategy(short, score=cast(ScoreFunction, found), target=target, doc=doc)
 
 
 strategies: Registry[Strategy] = Registry("strategy", "activebdl.strategies", _adopt)
 
-S = TypeVar("S", bound=Score)
+S = TypeVar("S", bound=ScoreFunction)
 J = TypeVar("J", bound=JointFunction)
 
 
-def strategy(name: str, *, needs_disagreement: bool = False) -> Callable[[S], S]:
-    """Registers a score ``f(log_probs [N, K, C]) -> scores [N]``.
+def strategy(
+    name: str, *, target: Literal["classes", "numbers"] = "classes", needs_disagreement: bool = False
+) -> Callable[[S], S]:
+    """Registers a score ``f(log_probs [N, K, C]) -> scores [N]``, or one of numbers, ``f(moments) -> scores [N]``.
 
     Args:
         name: What it is called, in YAML and on the command line.
+        target: What labels it is for.
         needs_disagreement: Whether it is zero when all draws agree, so that K = 1 or a plain network is a mistake.
     """
 
-    def make(score: Score) -> Strategy:
-        return Strategy(name, score=score, needs_disagreement=needs_disagreement, doc=inspect.getdoc(score) or "")
+    def make(score: ScoreFunction) -> Strategy:
+        doc = inspect.getdoc(score) or ""
+        return Strategy(name, score=score, target=target, needs_disagreement=needs_disagreement, doc=doc)
 
     return strategies.decorator(name, make)
 
@@ -183,12 +200,12 @@ def joint_strategy(name: str, *, needs_model: bool = True) -> Callable[[J], J]:
     return strategies.decorator(name, make)
 
 
-def resolve(strategy: str | Strategy | Score, *, beta: float | None = None) -> Strategy:
+def resolve(strategy: str | Strategy | ScoreFunction, *, beta: float | None = None) -> Strategy:
     """The strategy that is meant.
 
     Args:
-        strategy: A name, with a stochastic rule in front or not ("bald", "power_bald"); a score function; a function
-            of a ``query``; a `Strategy`.
+        strategy: A name, with a stochastic rule in front or not ("bald", "power_bald"); a function of ``log_probs``, of
+            ``moments`` or of a ``query``, by the name of its parameter; a `Strategy`.
         beta: Of the stochastic rule: higher is closer to the top Q. None takes 1.
 
     Raises:
@@ -208,8 +225,13 @@ def resolve(strategy: str | Strategy | Score, *, beta: float | None = None) -> S
     return strategies.get(strategy)
 
 
-def strategy_names() -> list[str]:
-    """All names, the stochastic forms of the scores included."""
-    plain = strategies.names()
-    scores = [name for name in plain if strategies.get(name).score is not None]
+def strategy_names(target: str = "any") -> list[str]:
+    """All names, the stochastic forms of the scores included.
+
+    Args:
+        target: Only those for labels of this kind, "classes" or "numbers".
+    """
+    known = {name: strategies.get(name) for name in strategies.names()}
+    plain = [name for name, found in known.items() if target == "any" or found.target in ("any", target)]
+    scores = [name for name in plain if known[name].score is not None]
     return [*plain, *(f"{rule}_{name}" for rule in RULES for name in scores)]

@@ -23,6 +23,8 @@ def make_start(name: str, dataset: ActiveDataset) -> Strategy:
         return strategies.get("random")
     if name != "balanced":
         raise UserError(f"Unknown start '{name}'. Known: random, balanced.")
+    if not dataset.classes:
+        raise UserError(f"A balanced start needs classes, and the labels of '{dataset.name}' are numbers.")
     if dataset.labels is None:
         raise UserError(f"A balanced start needs the pool's labels, and the data set '{dataset.name}' has none.")
     labels = dataset.labels

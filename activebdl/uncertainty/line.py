@@ -7,14 +7,13 @@ import torch
 from torch import Tensor
 
 from activebdl.data import Labelled, Normalise
-from activebdl.likelihoods import HeteroscedasticGaussian
 from activebdl.networks import make_network
 from activebdl.pictures import new_figure, png
 from activebdl.posteriors import InferenceMethod
-from activebdl.posteriors._shared import OutputDraws
 from activebdl.progress import bars, say
 from activebdl.randomness import generator
-from activebdl.regression import Moments, predict
+from activebdl.regression import Moments
+from activebdl.targets import Numbers
 from activebdl.training import Training
 from activebdl.uncertainty import methods
 
@@ -79,15 +78,13 @@ def band(
     """
     x, y = points()
     scale = Normalise(1.0, float(x.mean()), float(x.std()))
-    likelihood = HeteroscedasticGaussian()
-    labelled = Labelled(x[:, None], (y - y.mean()) / y.std(), likelihood, scale)
-    network = make_network("mlp", (1,), likelihood.width, hidden=(64, 64), dropout=0.1)
+    task = Numbers().task(y)
+    labelled = Labelled(x[:, None], task.labels, task.likelihood, scale)
+    network = make_network("mlp", (1,), task.likelihood.width, hidden=(64, 64), dropout=0.1)
     posterior = method.fit(network, labelled, generator=generator(seed, 0, "fit"), on_step=on_step)
     drawn = posterior.draw(draws, generator=generator(seed, 0, "score"))
-    assert isinstance(drawn, OutputDraws)  # all of ours are
     along = torch.linspace(*_REACH, 300)
-    told = predict(drawn, scale(along[:, None]), likelihood)
-    return Band(name, along, Moments(told.mean * y.std() + y.mean(), told.variance * y.std() ** 2))
+    return Band(name, along, Moments.of(task.predict(drawn, scale(along[:, None]))))
 
 
 def draw_bands(bands: Sequence[Band]) -> bytes:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from activebdl import ActiveDataset, Normalise, UserError, load
+from activebdl import ActiveDataset, Normalise, Numbers, UserError, load
 from activebdl.data import StreamedInputs
 from activebdl.data.dataset import chunks
 
@@ -122,3 +122,56 @@ def test_an_option_that_a_dataset_does_not_take_is_told() -> None:
 def test_a_function_that_makes_no_dataset_is_told() -> None:
     with pytest.raises(UserError, match="returned str; it must return an ActiveDataset"):
         load("os:getcwd")
+
+
+def test_numbers_are_kept_as_they_are() -> None:
+    data = ActiveDataset.from_arrays(X, np.array([0.1, -1, 3, 1e9]), X, np.arange(4), numbers=Numbers())
+    assert data.labels is not None and data.labels.tolist() == [0.1, -1.0, 3.0, 1e9]
+    assert data.test_labels.dtype == torch.double and data.classes == ()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_label_that_is_no_number_is_refused(bad: float) -> None:
+    labels = torch.tensor([0.0, 1.0, bad, 2.0])
+    with pytest.raises(UserError, match="test label of item 2 is .*; labels are finite numbers"):
+        ActiveDataset.from_arrays(X, None, X, labels, numbers=Numbers())
+
+
+def test_streamed_numbers() -> None:
+    class Halves(Dataset[tuple[Tensor, float]]):
+        def __len__(self) -> int:
+            return 3
+
+        def __getitem__(self, i: int) -> tuple[Tensor, float]:
+            return torch.zeros(2), i / 2
+
+    data = ActiveDataset.from_datasets(Squares(5), Halves(), numbers=Numbers())
+    assert data.test_labels.tolist() == [0.0, 0.5, 1.0]
+    with pytest.raises(UserError, match="Say what a label is"):
+        ActiveDataset.from_datasets(Squares(5), Halves())
+
+
+def test_diabetes_is_whole_and_split_once_for_all() -> None:
+    from sklearn.datasets import load_diabetes
+
+    data = load("diabetes")
+    assert data.labels is not None and (len(data.pool), len(data.test)) == (342, 100)
+    everyone: Any = load_diabetes()
+    found = sorted([*data.labels.tolist(), *data.test_labels.tolist()])
+    assert found == sorted(everyone.target.tolist())
+    again = load("diabetes").labels
+    assert again is not None and torch.equal(again, data.labels)
+    x = data.normalise(torch.cat([data.pool[torch.arange(342)], data.test[torch.arange(100)]]))
+    torch.testing.assert_close(x.mean(0), torch.zeros(10), rtol=0, atol=1e-3)
+    torch.testing.assert_close(x.square().mean(0), torch.ones(10), rtol=1e-3, atol=0)
+
+
+def test_friedman_is_its_formula_and_its_noise() -> None:
+    data = load("friedman", noise=2.0)
+    x, y = data.pool, data.labels
+    assert isinstance(x, Tensor) and y is not None and x.shape == (5000, 8)
+    truth = 10 * torch.sin(torch.pi * x[:, 0] * x[:, 1]) + 20 * (x[:, 2] - 0.5) ** 2 + 10 * x[:, 3] + 5 * x[:, 4]
+    noise = (y - truth) / (4 * x[:, 5])
+    assert abs(float(noise.mean())) < 4 / 5000**0.5
+    assert abs(float(noise.square().mean()) - 1) < 4 * (2 / 5000) ** 0.5
+    assert abs(float((y - truth).square().mean()) - 16 / 3) < 0.7  # 4/3 noise^2

@@ -122,6 +122,18 @@ def test_every_posterior_runs_the_cycle(name: str, tmp_path: Path, monkeypatch: 
     assert info.finished and info.spec.posterior.name == name
 
 
+def test_numbers_from_one_end_to_the_other(tmp_path: Path) -> None:
+    quick = ["--budget", "30", "--draws", "4", "--set", "posterior.training.steps=20", "--no-mlflow"]
+    told = activebdl(tmp_path, "compare", "diabetes", "--seeds", "1", "--name", "one", *quick).stdout
+    assert "    RMSE     NLL  in 90%" in told and "mean RMSE" in told and "labels to" not in told
+    assert (tmp_path / "runs/one/curves.png").read_bytes().startswith(b"\x89PNG")
+    header, *lines = (tmp_path / "runs/one/curves.csv").read_text().splitlines()
+    assert header == "strategy,posterior,seed,n_labels,rmse,nll,coverage_50,coverage_90,coverage_95"
+    assert len(lines) == 9
+    assert "RMSE " in activebdl(tmp_path, "list", "runs").stdout
+    assert "labels are numbers" in activebdl(tmp_path, "data", "diabetes").stdout
+
+
 def test_uncertainty_is_drawn(tmp_path: Path) -> None:
     told = activebdl(tmp_path, "uncertainty", "moons", "--posteriors", "map", "--draws", "2", "--out", "here").stdout
     assert "picture   here/moons.png" in told
@@ -129,16 +141,19 @@ def test_uncertainty_is_drawn(tmp_path: Path) -> None:
 
 
 MISTAKES: list[tuple[list[str], str]] = [
-    (["run", "mnits"], "Unknown preset 'mnits'. Known: digits-small, mnist-1000, mnist-gal2017"),
+    (["run", "mnits"], "Unknown preset 'mnits'. Known: diabetes, digits-small, mnist-1000, mnist-gal2017"),
     (["run", "digits-small", "--strategy", "balt"], "Unknown strategy 'balt'. Known: bald"),
     (["run", "digits-small", "--posterior", "mc"], "Unknown posterior 'mc'. Known: "),
-    (["run", "digits-small", "--data", "digit"], "Unknown dataset 'digit'. Known: digits"),
+    (["run", "digits-small", "--data", "digit"], "Unknown dataset 'digit'. Known: diabetes, digits"),
     (["run", "digits-small", "--network", "cnn"], "Unknown network 'cnn'. Known: batchbald_cnn"),
     (["run", "digits-small", "--oracle", "me"], "Unknown oracle 'me'. Known: dataset"),
     (["run", "digits-small", "--budget", "10"], "The budget of 10 labels is below the initial size of 20"),
     (["run", "digits-small", "--budget", "2000"], "above the pool, which has 1297 items"),
     (["run", "digits-small", "--query-size", "0"], "The query size is 0"),
     (["run", "digits-small", "--draws", "1"], "so it needs at least 2, and draws is 1"),
+    (["run", "diabetes", "--strategy", "bald"], "'bald' is for classes, and the labels of 'diabetes' are numbers"),
+    (["run", "digits-small", "--strategy", "gaussian_bald"], "is for numbers, and the labels of 'digits' are classes"),
+    (["run", "digits-small", "--set", "candidates=0"], "candidates should be greater than or equal to 1"),
     (["run", "digits-small", "--posterior", "map"], "those of MAP never do"),
     (["run", "digits-small", "--device", "abacus"], "device 'abacus' cannot be used"),
     (["run", "digits-small", "--set", "budget"], "--set takes KEY=VALUE"),
@@ -163,11 +178,11 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["run", "digits-small", "--set", "network.hidden=abc"], "'hidden' of the network 'mlp'"),
     (["run", "digits-small", "--set", "growth=.nan"], "must be a number that is not negative"),
     (["run", "digits-small", "--strategy", ":foo"], "Cannot import ''"),
-    (["run", "digits-small", "--oracle", "bad.py:odd_object"], "An annotation's label is an integer, not 2.5"),
+    (["run", "digits-small", "--oracle", "bad.py:odd_object"], "the label 2.5; labels run from 0 to 9"),
     (["run", "digits-small", "--network", "bad.py:no_dropout"], "has no nn.Dropout module"),
     (
         ["run", "digits-small", "--network", "bad.py:too_narrow"],
-        "one column per class; it gave (2, 3)",
+        "or mean and log variance of a number; it gave (2, 3)",
     ),
     (["compare", "digits-small", "--strategies", "bald,bald"], "bald twice"),
     (["compare", "digits-small", "--runs", "file"], "cannot be"),

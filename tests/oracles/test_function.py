@@ -8,13 +8,15 @@ from torch import Tensor
 from activebdl import ABSTAIN, ActiveDataset, Annotation, Request, UserError
 from activebdl.oracles import make_oracle, sort_annotations
 from activebdl.oracles.function import FunctionOracle
+from activebdl.targets import Classes, Label, Numbers
 
-REQUEST = Request("round-0", (7, 3, 5), torch.arange(6).view(3, 2), ("a", "b", "c"))
+REQUEST = Request("round-0", (7, 3, 5), torch.arange(6).view(3, 2), Classes(("a", "b", "c")))
+NUMBERS = Request("round-0", (7, 3, 5), torch.zeros(3, 2), Numbers())
 
 
-def ask(function: Any) -> list[tuple[int, int]]:
+def ask(function: Any, request: Request = REQUEST) -> list[tuple[int, Label]]:
     oracle = FunctionOracle(function)
-    return [(annotation.id, annotation.label) for annotation in oracle.poll(oracle.submit(REQUEST))]
+    return [(annotation.id, annotation.label) for annotation in oracle.poll(oracle.submit(request))]
 
 
 @pytest.mark.parametrize(
@@ -26,6 +28,24 @@ def test_labels_come_as_any_kind_of_integers(labels: Any) -> None:
 
 def test_none_and_minus_one_abstain() -> None:
     assert ask(lambda items: [None, 1, -1]) == [(7, ABSTAIN), (3, 1), (5, ABSTAIN)]
+
+
+@pytest.mark.parametrize(
+    "labels", [[2.5, 0, None], np.array([2.5, 0, np.nan]), torch.tensor([2.5, 0, float("nan")], dtype=torch.float64)]
+)
+def test_numbers_come_as_any_kind_and_nan_abstains(labels: Any) -> None:
+    assert ask(lambda items: labels, NUMBERS) == [(7, 2.5), (3, 0.0), (5, ABSTAIN)]
+
+
+def test_minus_one_is_a_number_like_any_other() -> None:
+    assert ask(lambda items: [-1, -1.0, 3], NUMBERS) == [(7, -1.0), (3, -1.0), (5, 3.0)]
+
+
+@pytest.mark.parametrize("label", [float("inf"), -float("inf")])
+def test_a_number_that_is_not_finite_is_refused(label: float) -> None:
+    kept, mistake = sort_annotations([Annotation(7, label), Annotation(3, 1)], NUMBERS.ids, NUMBERS.target)
+    assert kept == [Annotation(3, 1.0)]
+    assert "item 7 the label" in mistake and "finite numbers" in mistake
 
 
 def test_the_function_gets_the_items_and_the_ids_when_it_wants_them() -> None:
@@ -71,24 +91,25 @@ def test_a_function_that_raises_is_told_with_its_error() -> None:
 )
 def test_bad_answers_are_told_and_the_good_ones_kept(found: list[Any], message: str) -> None:
     good = [Annotation(3, 1), Annotation(5, ABSTAIN)]
-    kept, mistake = sort_annotations([*found, *good], REQUEST.ids, 3)
+    kept, mistake = sort_annotations([*found, *good], REQUEST.ids, REQUEST.target)
     assert kept == good
     assert message in mistake
-    assert sort_annotations(good, REQUEST.ids, 3) == (good, "")
-    assert "not NoneType" in sort_annotations(None, REQUEST.ids, 3)[1]
+    assert sort_annotations(good, REQUEST.ids, REQUEST.target) == (good, "")
+    assert "not NoneType" in sort_annotations(None, REQUEST.ids, REQUEST.target)[1]
 
 
 def test_annotations_hold_plain_numbers() -> None:
     annotation = Annotation(np.int64(7), torch.tensor(2), cost=np.float32(0.5))  # type: ignore[arg-type]
     assert [type(value) for value in (annotation.id, annotation.label, annotation.cost)] == [int, int, float]
-    for label in (2.5, None, "2"):
+    assert Annotation(7, -1) != Annotation(7, ABSTAIN)  # the target tells what -1 means, not the annotation
+    for label in ("2", [1]):
         with pytest.raises(UserError, match="An annotation's label is an integer"):
             Annotation(7, label)  # type: ignore[arg-type]
 
 
 def test_the_datasets_own_labels(dataset: ActiveDataset) -> None:
     oracle = make_oracle("dataset", dataset)
-    request = Request("r", (11, 4), dataset.pool[torch.tensor([11, 4])], dataset.classes)
+    request = Request("r", (11, 4), dataset.pool[torch.tensor([11, 4])], dataset.target)
     labels = {annotation.id: annotation.label for annotation in oracle.poll(oracle.submit(request))}
     assert dataset.labels is not None
     assert labels == {11: int(dataset.labels[11]), 4: int(dataset.labels[4])}

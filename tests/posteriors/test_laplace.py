@@ -538,7 +538,7 @@ def broken() -> nn.Module:
 @pytest.mark.parametrize(
     ("module", "data", "message"),
     [
-        (made(classifier), Labelled(normal(4, 3), torch.arange(4), Categorical(4)), r"logits of shape \(4, 4\)"),
+        (made(classifier), Labelled(normal(4, 3), torch.arange(4), Categorical(4)), r"outputs of shape \(4, 4\)"),
         (made(classifier), Labelled(normal(0, 3), torch.arange(0), Categorical(3)), "not one item is labelled"),
         (made(classifier), (normal(4, 3), torch.arange(4)), "Classes run from 0 to 2"),
         (made(classifier), (normal(4, 3), torch.arange(4) - 2), "Classes run from 0 to 2"),

@@ -487,7 +487,7 @@ def test_networks_that_it_cannot_treat_are_refused() -> None:
     MNF().check(convolutional(), torch.zeros(2, 1, 8, 8))
     with pytest.raises(UserError, match="calls no nn.Linear"):
         fitted(nn.Flatten, classes(), layers="all")
-    with pytest.raises(UserError, match=r"logits of shape \(8, 3\)"):
+    with pytest.raises(UserError, match=r"outputs of shape \(8, 3\)"):
         fitted(lambda: nn.Linear(2, 4), classes())
 
 

@@ -1,0 +1,175 @@
+"""What a label is: one of some classes, or a number; and what a network learns of it.
+
+    Classes(("cat", "dog"))    labels 0 and 1; draws give log-probabilities [B, K, C]
+    Numbers()                  labels are floats; draws give moments [B, K, 2], mean and variance in the target's units
+
+n: labels, B: items of a batch, K: draws, C: classes.
+"""
+
+import math
+import operator
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from activebdl.errors import UserError
+from activebdl.likelihoods import Categorical, Gaussian, HeteroscedasticGaussian, Likelihood
+
+Label = int | float | None
+"""What is said of one item; None by one who abstains."""
+
+Predict = Callable[[Any, Tensor], Tensor]
+"""``f(draws, x [B, ...]) -> [B, K, C]`` log-probabilities, or ``[B, K, 2]`` mean and variance."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a network is to learn, in units that suit it.
+
+    Args:
+        labels: ``[n]``, as the likelihood takes them.
+        likelihood: How the network's outputs tell of them.
+        predict: What draws of a network that learned them say, in the target's own units again.
+    """
+
+    labels: Tensor
+    likelihood: Likelihood
+    predict: Predict
+
+
+class Target(Protocol):
+    """What a label is."""
+
+    @property
+    def kind(self) -> str:
+        """What the labels are called: "classes" or "numbers"."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """O, the outputs that a network needs for it."""
+        ...
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of many labels in a tensor."""
+        ...
+
+    def label(self, given: object) -> Label:
+        """An answer as a label; None for one who abstains.
+
+        Raises:
+            UserError: It cannot be one; the sentence says what could.
+        """
+        ...
+
+    def task(self, labels: Tensor) -> Task:
+        """What a network is to learn from ``labels [n]``."""
+        ...
+
+    def example(self, items: int, draws: int) -> Tensor:
+        """Made-up predictions, to try things on: ``[items, draws, ...]``."""
+        ...
+
+
+@dataclass(frozen=True)
+class Classes:
+    """One of C classes; label c, an integer, means ``names[c]``, and -1 abstains.
+
+    Args:
+        names: C of them.
+    """
+
+    names: tuple[str, ...]
+    kind = "classes"
+    dtype = torch.long
+
+    def __post_init__(self) -> None:
+        if len(self.names) < 2:
+            raise UserError(f"A data set needs at least two classes to tell apart, and has {len(self.names)}.")
+
+    @property
+    def width(self) -> int:
+        """C."""
+        return len(self.names)
+
+    def label(self, given: object) -> Label:
+        """See `Target.label`."""
+        if given is None:
+            return None
+        try:
+            label = operator.index(given)  # pyright: ignore[reportArgumentType]
+        except TypeError:
+            label = self.width
+        if not -1 <= label < self.width:
+            raise UserError(f"labels run from 0 to {self.width - 1}, and -1 abstains.")
+        return None if label == -1 else label
+
+    def task(self, labels: Tensor) -> Task:
+        """The labels as they are."""
+        return Task(labels, Categorical(self.width), lambda draws, x: draws.log_probs(x))
+
+    def example(self, items: int, draws: int) -> Tensor:
+        """Log-probabilities."""
+        return torch.randn(items, draws, self.width, generator=torch.Generator().manual_seed(0)).log_softmax(-1)
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """A number, with noise around what can be known of it; NaN abstains.
+
+    Networks learn it in standard units, those of the labels there are: their mean is 0 and their deviation 1.
+
+    Args:
+        noise: Standard deviation of the noise in the target's units, where it is known and the same everywhere. Then
+            networks have one output; None has them learn it for each input, as a second one.
+        beta: Of the beta-NLL with which the noise is learned; see `activebdl.likelihoods.HeteroscedasticGaussian`.
+    """
+
+    noise: float | None = None
+    beta: float = 0.5
+    kind = "numbers"
+    dtype = torch.double
+
+    def __post_init__(self) -> None:
+        self._likelihood(1.0)  # refuses what it cannot be
+
+    @property
+    def width(self) -> int:
+        """1, or 2 where the noise is learned."""
+        return self._likelihood(1.0).width
+
+    def label(self, given: object) -> Label:
+        """See `Target.label`."""
+        if given is None:
+            return None
+        number = float(given) if hasattr(given, "__float__") else math.inf  # pyright: ignore[reportArgumentType]
+        if math.isinf(number):
+            raise UserError("labels are finite numbers, and NaN abstains.")
+        return None if math.isnan(number) else number
+
+    def task(self, labels: Tensor) -> Task:
+        """The labels in standard units; moments come back in the target's own."""
+        mean = float(labels.double().mean())
+        spread = float(labels.double().std(correction=0))
+        sd = spread if spread > 0 else 1.0  # one label has no spread
+        likelihood = self._likelihood(sd)
+
+        def predict(draws: Any, x: Tensor) -> Tensor:
+            if not hasattr(draws, "outputs"):
+                raise UserError(f"{type(draws).__name__} has no outputs(x), which numbers are predicted from.")
+            with torch.inference_mode():
+                means, variances = likelihood.moments(draws.outputs(x))
+                return torch.stack([means * sd + mean, variances * sd**2], dim=-1)
+
+        return Task(((labels.double() - mean) / sd).float(), likelihood, predict)
+
+    def example(self, items: int, draws: int) -> Tensor:
+        """Means and variances."""
+        return torch.rand(items, draws, 2, generator=torch.Generator().manual_seed(0)) + 0.1
+
+    def _likelihood(self, sd: float) -> Gaussian | HeteroscedasticGaussian:
+        return HeteroscedasticGaussian(self.beta) if self.noise is None else Gaussian(self.noise / sd)
