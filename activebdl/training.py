@@ -112,6 +112,7 @@ def optimise(
     generator: torch.Generator,
     objective: Objective | None = None,
     optimizer: torch.optim.Optimizer | None = None,
+    done: int = 0,
     on_step: Step | None = None,
 ) -> Tensor:
     """Trains a module where it stands; for use within `global_rng_from`, for dropout obeys the global generators alone.
@@ -123,6 +124,7 @@ def optimise(
         generator: Of the order of batches, and of augmentation.
         objective: What is minimised; the mean negative log-likelihood when not given.
         optimizer: In place of the one that ``training`` names.
+        done: Steps of the fit before these, for the sentence that names a step.
         on_step: Called after every step.
 
     Returns:
@@ -155,7 +157,7 @@ def optimise(
         losses[step] = loss.detach()
         if on_step is not None:
             on_step()
-    _refuse_unfinite(losses)
+    _refuse_unfinite(losses, done)
     return losses
 
 
@@ -254,10 +256,10 @@ def check_outputs(outputs: object, count: int, width: int) -> None:
         )
 
 
-def _refuse_unfinite(losses: Tensor) -> None:
+def _refuse_unfinite(losses: Tensor, done: int) -> None:
     bad = ~torch.isfinite(losses)
     if bool(bad.any()):
         raise UserError(
-            f"The loss became {losses[bad][0].item()} at step {int(bad.nonzero()[0]) + 1} of {len(losses)}: "
+            f"The loss became {losses[bad][0].item()} at step {done + int(bad.nonzero()[0]) + 1}: "
             "lower the learning rate, or look for inputs that are not normalised."
         )

@@ -127,7 +127,7 @@ class MNF:
                 prior_on=None,
             )  # fmt: skip
             objective, trace = self._objective(layers, labelled, total - start)
-            optimise(module, labelled, second, generator=generator, objective=objective, on_step=on_step)
+            optimise(module, labelled, second, generator=generator, objective=objective, done=start, on_step=on_step)
         plain = replace_layers(module, names, lambda layer: cast(MultiplicativeLayer, layer).plain)
         for part in (plain, *layers.values()):
             part.eval().requires_grad_(False)

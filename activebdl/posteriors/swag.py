@@ -100,7 +100,7 @@ class SWAG:
                 if on_step is not None:
                     on_step()
 
-            optimise(module, labelled, wandering, generator=generator, on_step=after_step)
+            optimise(module, labelled, wandering, generator=generator, done=settling.steps, on_step=after_step)
         module.eval().requires_grad_(False)
         return SwagPosterior(module, path.gaussian(self.scale), labelled)
 

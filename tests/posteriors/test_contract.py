@@ -1,0 +1,88 @@
+"""What every inference method promises, each in its own words: see `activebdl.posteriors`."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from activebdl import Labelled, Training, UserError
+from activebdl.likelihoods import Categorical
+from activebdl.posteriors import InferenceMethod, posteriors
+
+METHODS = posteriors.names()
+
+
+def method(name: str) -> InferenceMethod:
+    found: Any = posteriors.get(name)()
+    return replace(found, training=Training(steps=40, batch_size=8, learning_rate=0.01))
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 3))
+
+
+def labelled(labels: list[int], classes: int = 3) -> Labelled:
+    x = torch.randn(len(labels), 4, generator=torch.Generator().manual_seed(1))
+    return Labelled(x, torch.tensor(labels), Categorical(classes))
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize("labels", [[2] * 6, [1]])
+@pytest.mark.parametrize("name", METHODS)
+def test_labels_of_one_class_alone_are_learned(name: str, labels: list[int]) -> None:
+    """A first batch may be so; what is known of it is that class, and nobody may fall over the others."""
+    data = labelled(labels)
+    draws = method(name).fit(network, data, generator=seeded()).draw(5, generator=seeded())
+    log_probs = draws.log_probs(data.inputs)
+    assert bool(torch.isfinite(log_probs).all())
+    torch.testing.assert_close(log_probs.exp().sum(-1), torch.ones(len(labels), 5))
+    assert bool((log_probs.exp().mean(1).argmax(1) == labels[0]).all())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_network_for_another_number_of_classes_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match=r"outputs of shape \(\d, 5\): one column per class.* it gave \(\d, 3\)"):
+        method(name).fit(network, labelled([0, 4, 2, 3], classes=5), generator=seeded())
+
+
+class Breaking(nn.Linear):
+    """Gives NaN from the 25th batch on that it is trained with."""
+
+    calls = 0
+
+    def forward(self, input: Tensor) -> Tensor:
+        self.calls += torch.is_grad_enabled()  # in eval mode too, as a method may train
+        return super().forward(input) * (float("nan") if self.calls >= 25 else 1.0)
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name != "ensemble"])
+def test_a_loss_that_is_nan_is_told_with_its_step(name: str) -> None:
+    """Counted from the first step of the fit, also where a method has two phases."""
+
+    def breaking() -> nn.Module:
+        return nn.Sequential(Breaking(4, 4), nn.ReLU(), nn.Dropout(0.3), nn.Linear(4, 3))
+
+    with pytest.raises(UserError, match="The loss became nan at step 25: lower the learning rate"):
+        method(name).fit(breaking, labelled([0, 1, 2, 1]), generator=seeded())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_draw_is_one_function(name: str) -> None:
+    """The same inputs give the same numbers alone, in any order, beside others, and asked for again."""
+    posterior = method(name).fit(network, labelled([0, 1, 2, 1, 0]), generator=seeded())
+    draws = posterior.draw(6, generator=seeded(3))
+    x = torch.randn(33, 4, generator=seeded(4))
+    whole = draws.log_probs(x)
+    assert whole.shape == (33, 6, 3)
+    order = torch.randperm(33, generator=seeded(5))
+    torch.testing.assert_close(draws.log_probs(x[order]), whole[order], rtol=1e-5, atol=1e-5)
+    parts = torch.cat([draws.log_probs(part) for part in x.split([1, 2, 7, 23])])
+    torch.testing.assert_close(parts, whole, rtol=1e-5, atol=1e-5)
+    again = posterior.draw(6, generator=seeded(3)).log_probs(x)
+    torch.testing.assert_close(again, whole, rtol=1e-5, atol=1e-5)
+    assert name == "map" or float(whole.std(1).max()) > 1e-4  # and draws differ from each other
