@@ -83,7 +83,7 @@ def table(rows: list[dict[str, str]]) -> str:
     for n in sorted({int(row["n"]) for row in rows}):
         lines += [f"\n### {n:,} labels\n", "| method | accuracy | NLL | ECE | Brier | AUROC | fit | samples a second |"]
         lines.append("|---|---|---|---|---|---|---|---|")
-        for method in dict.fromkeys(row["method"] for row in rows):
+        for method in sorted({row["method"] for row in rows}):
             own = [row for row in rows if row["method"] == method and int(row["n"]) == n]
             if own:
                 lines.append(_line(method, own))

@@ -10,11 +10,15 @@ README = Path(__file__).parents[2] / "README.md"
 
 def test_the_ten_lines_run_and_learn_and_laplace_does_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
     names: dict[str, object] = {}
-    cycle, laplace = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+    cycle, numbers, laplace = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
     exec(compile(cycle, str(README), "exec"), names)
     told = [line.split(maxsplit=2) for line in capsys.readouterr().out.splitlines()]
     assert [int(n) for n, *_ in told] == [20, 40, 60, 80, 100]
     assert float(told[-1][1]) > 0.85
+    exec(compile(numbers, str(README), "exec"), names)
+    told = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [int(n) for n, _ in told] == [10, 20, 30, 40, 50]
+    assert float(told[-1][1]) < 71  # the error of always saying the mean
     exec(compile(laplace, str(README), "exec"), names)
     assert capsys.readouterr().out == "torch.Size([200, 20, 10])\n"
 
