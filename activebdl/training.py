@@ -139,7 +139,7 @@ def optimise(
     layout = _lay_out(module, labelled.normalise(labelled.inputs[:1].float()))
     module.train()
     objective = objective or negative_log_likelihood(labelled)
-    optimizer = optimizer or _optimizer(module, training, len(labelled))
+    optimizer = optimizer or make_optimizer(module, training, len(labelled))
     scheduler = _scheduler(optimizer, training, steps)
     losses = torch.zeros(steps, device=labelled.device)  # no step waits for a transfer of its loss
     for step, batch in enumerate(_batches(len(labelled), training.batch_size, steps, generator)):
@@ -173,7 +173,8 @@ def negative_log_likelihood(labelled: Labelled) -> Objective:
     return objective
 
 
-def _optimizer(module: nn.Module, training: Training, n: int) -> torch.optim.Optimizer:
+def make_optimizer(module: nn.Module, training: Training, n: int) -> torch.optim.Optimizer:
+    """The optimiser that ``training`` names for a fit to ``n`` labels, with the weight decay of each parameter."""
     kinds = {"adamw": torch.optim.AdamW, "adam": torch.optim.Adam, "sgd": torch.optim.SGD}
     decays = {False: training.weight_decay, True: training.weight_decay + training.prior_precision / n}
     has_prior = training.has_prior(module)

@@ -30,7 +30,7 @@ from activebdl.posteriors._layers import called_layers, last_layer, replace_laye
 from activebdl.posteriors._masks import is_dropout
 from activebdl.posteriors._shared import WeightDraws
 from activebdl.randomness import global_rng_from, normal_like
-from activebdl.training import Training, _optimizer, negative_log_likelihood, optimise
+from activebdl.training import Training, make_optimizer, negative_log_likelihood, optimise
 
 
 @posterior("bayes_by_backprop")
@@ -106,7 +106,9 @@ class BayesByBackprop:
         with global_rng_from(generator, labelled.device):
             module = network().to(labelled.device)
             names = self._bayesian(module, example)
-            optimizer = _optimizer(module, self.training, len(labelled))  # while the parameters have the user's names
+            optimizer = make_optimizer(
+                module, self.training, len(labelled)
+            )  # while the parameters have the user's names
             module = replace_layers(module, names, self._mean_field)
             fields = {name: found for name in names if isinstance(found := module.get_submodule(name), MeanField)}
             _without_decay(optimizer, list(fields.values()))

@@ -24,7 +24,7 @@ from activebdl.training import Training
 @posterior("ensemble")
 @dataclass(frozen=True)
 class Ensemble:
-    """A deep ensemble of fresh networks, one trained after the other.
+    """A deep ensemble of fresh networks, one trained after the other: on CPUs that is faster than all in one batch.
 
     Args:
         members: M, how many networks.
