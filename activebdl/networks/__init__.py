@@ -1,6 +1,7 @@
 """Small networks by name, one file each. A user's own needs no name: any zero-argument callable will do.
 
-A network here is a function ``f(input_shape, classes) -> nn.Module`` that gives logits ``[B, C]``.
+A network here is a function ``f(input_shape, outputs) -> nn.Module``: C logits for classes, mean and log variance for
+numbers.
 """
 
 from collections.abc import Callable
@@ -27,11 +28,11 @@ networks: Registry[Architecture] = Registry("network", "activebdl.networks", _ad
 
 
 def network(name: str) -> Callable[[A], A]:
-    """Registers a function ``f(input_shape, classes, **options) -> nn.Module``."""
+    """Registers a function ``f(input_shape, outputs, **options) -> nn.Module``."""
     return networks.decorator(name, lambda architecture: architecture)
 
 
-def make_network(name: str, input_shape: tuple[int, ...], classes: int, **options: Any) -> Callable[[], nn.Module]:
+def make_network(name: str, input_shape: tuple[int, ...], outputs: int, **options: Any) -> Callable[[], nn.Module]:
     """A zero-argument callable that makes a fresh network each time.
 
     Raises:
@@ -40,7 +41,7 @@ def make_network(name: str, input_shape: tuple[int, ...], classes: int, **option
     architecture = networks.get(name)
 
     def fresh() -> nn.Module:
-        return architecture(input_shape, classes, **options)
+        return architecture(input_shape, outputs, **options)
 
     try:
         made: object = fresh()

@@ -6,12 +6,12 @@ from activebdl.networks import image_shape, network
 
 
 @network("batchbald_cnn")
-def batchbald_cnn(input_shape: tuple[int, ...], classes: int, *, dropout: float = 0.5) -> nn.Module:
+def batchbald_cnn(input_shape: tuple[int, ...], outputs: int, *, dropout: float = 0.5) -> nn.Module:
     """Two convolutions, each with dropout of whole channels, and two linear layers.
 
     Args:
         input_shape: ``(channels, height, width)``, sides of 16 or more.
-        classes: C, the number of logits.
+        outputs: C logits; or for numbers 2, mean and log variance.
         dropout: Probability with which a channel or a unit is dropped.
     """
     channels, height, width = image_shape("batchbald_cnn", input_shape, smallest=16)
@@ -29,5 +29,5 @@ def batchbald_cnn(input_shape: tuple[int, ...], classes: int, *, dropout: float 
         nn.Linear(64 * side_h * side_w, 128),
         nn.Dropout(dropout),
         nn.ReLU(),
-        nn.Linear(128, classes),
+        nn.Linear(128, outputs),
     )

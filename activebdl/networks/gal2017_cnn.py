@@ -8,12 +8,12 @@ from activebdl.networks import image_shape, network
 
 
 @network("gal2017_cnn")
-def gal2017_cnn(input_shape: tuple[int, ...], classes: int) -> nn.Module:
+def gal2017_cnn(input_shape: tuple[int, ...], outputs: int) -> nn.Module:
     """Convolution-relu-convolution-relu-pool-dropout-dense-relu-dropout-dense: 32 kernels of 4 x 4, dropout .25 and .5.
 
     Args:
         input_shape: ``(channels, height, width)``, sides of 8 or more.
-        classes: C, the number of logits.
+        outputs: C logits; or for numbers 2, mean and log variance.
     """
     channels, height, width = image_shape("gal2017_cnn", input_shape, smallest=8)
     side_h, side_w = (height - 6) // 2, (width - 6) // 2
@@ -28,6 +28,6 @@ def gal2017_cnn(input_shape: tuple[int, ...], classes: int) -> nn.Module:
         dense1=nn.Linear(32 * side_h * side_w, 128),
         relu3=nn.ReLU(),
         dropout2=nn.Dropout(0.5),
-        dense2=nn.Linear(128, classes),
+        dense2=nn.Linear(128, outputs),
     )
     return nn.Sequential(layers)

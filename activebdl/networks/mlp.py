@@ -10,13 +10,13 @@ from activebdl.networks import network
 
 @network("mlp")
 def mlp(
-    input_shape: tuple[int, ...], classes: int, *, hidden: Sequence[int] = (256, 256), dropout: float = 0.5
+    input_shape: tuple[int, ...], outputs: int, *, hidden: Sequence[int] = (256, 256), dropout: float = 0.5
 ) -> nn.Module:
     """Linear layers with relu, dropout after each.
 
     Args:
         input_shape: Any; it is flattened.
-        classes: C, the number of logits.
+        outputs: C logits; or for numbers 2, mean and log variance.
         hidden: Units of each hidden layer.
         dropout: Probability with which a hidden unit is dropped.
     """
@@ -25,4 +25,4 @@ def mlp(
     for units in hidden:
         layers += [nn.Linear(width, units), nn.ReLU(), nn.Dropout(dropout)]
         width = units
-    return nn.Sequential(*layers, nn.Linear(width, classes))
+    return nn.Sequential(*layers, nn.Linear(width, outputs))
