@@ -4,8 +4,8 @@
     python benchmarks/learning.py --runs runs/posteriors --table
 
 MNIST from 20 to 300 labels with the network and the training of the preset mnist-1000, each method with its own
-defaults otherwise. BALD takes the best of 10,000 random items of the pool, so that methods that draw whole sets of
-weights do not take hours. The plain network never disagrees with itself; max-entropy stands in for BALD there.
+defaults otherwise. A strategy sees 10,000 random items of the pool in each round, so that methods that draw whole sets
+of weights do not take hours. The plain network never disagrees with itself; max-entropy stands in for BALD there.
 """
 
 import argparse
@@ -25,9 +25,10 @@ TARGETS = (0.90, 0.95)
 Points = list[tuple[int, float]]
 
 
-def spec_of(posterior: str, seeds: Sequence[int]) -> RunSpec:
+def spec_of(posterior: str, strategies: Sequence[str], seeds: Sequence[int]) -> RunSpec:
     """What is compared under one posterior."""
-    active = "max_entropy" if posterior == "map" else "bald"
+    if posterior == "map":
+        strategies = [strategy.replace("bald", "max_entropy") for strategy in strategies]
     changes = {
         "experiment": "mnist-300-posteriors",
         "posterior": named_posterior(read_spec("mnist-1000"), posterior).model_dump(),
@@ -35,7 +36,7 @@ def spec_of(posterior: str, seeds: Sequence[int]) -> RunSpec:
         "candidates": 10_000,
         "draws": 20,
         "test_draws": 20,
-        "compare.strategies": [active, "random"],
+        "compare.strategies": [{"name": name, "beta": 4} if name.startswith("power_") else name for name in strategies],
         "compare.seeds": list(seeds),
     }
     return read_spec("mnist-1000", changes)
@@ -75,12 +76,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs/posteriors"))
     parser.add_argument("--methods", default=",".join(posteriors.names()))
+    parser.add_argument("--strategies", default="bald,random")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--table", action="store_true", help="only print what is there")
     arguments = parser.parse_args()
     if not arguments.table:
         for posterior in arguments.methods.split(","):
-            spec = spec_of(posterior, range(arguments.seeds))
+            spec = spec_of(posterior, arguments.strategies.split(","), range(arguments.seeds))
             compare(spec, comparison_folder(spec, arguments.runs, posterior))
     print(table(sorted(arguments.runs.glob("*/curves.csv"))))
 
