@@ -73,12 +73,13 @@ def make_fresh(named: Named, dataset: ActiveDataset) -> Callable[[], nn.Module]:
 
 
 def make_strategy(named: Named) -> Strategy:
-    """The strategy by that name; its one option is the ``beta`` of a stochastic rule."""
-    unknown = set(named.options) - {"beta"}
-    if unknown:
-        raise UserError(f"The strategy '{named.name}' takes no option '{min(unknown)}'; its options: beta.")
-    beta = _checked(float | None, named.options.get("beta"), f"'beta' of the strategy '{named.name}'")
-    return resolve(named.name, beta=beta)
+    """The strategy by that name, with the ``beta`` of a stochastic rule and the options of its own."""
+    options = dict(named.options)
+    beta = _checked(float | None, options.pop("beta", None), f"'beta' of the strategy '{named.name}'")
+    hints = get_type_hints(resolve(named.name).function)
+    for key in options.keys() & hints.keys():
+        options[key] = _checked(hints[key], options[key], f"'{key}' of the strategy '{named.name}'")
+    return resolve(named.name, beta=beta, **options)
 
 
 def make_method(named: Named) -> InferenceMethod:
@@ -104,10 +105,11 @@ def resolved(spec: RunSpec) -> RunSpec:
     """The same run with every default written out, so that it can be done again when defaults have changed."""
     method = make_method(spec.posterior)
     options = plain(method) if dataclasses.is_dataclass(method) else spec.posterior.options
-    beta = make_strategy(spec.strategy).beta
+    strategy = make_strategy(spec.strategy)
+    settings = strategy.settings if strategy.beta is None else {"beta": strategy.beta, **strategy.settings}
     written_out = spec.model_copy(
         update={
-            "strategy": Named.model_validate({"name": spec.strategy.name} | ({} if beta is None else {"beta": beta})),
+            "strategy": Named.model_validate({"name": spec.strategy.name, **settings}),
             "dataset": _with_defaults(spec.dataset, datasets.get(spec.dataset.name)),
             "network": _with_defaults(spec.network, networks.get(spec.network.name)),
             "posterior": Named.model_validate({"name": spec.posterior.name, **options}),

@@ -17,7 +17,7 @@ N: unlabelled items, K: draws, C: classes, Q: items asked for.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar, cast
 
@@ -67,10 +67,11 @@ class Selection:
     scores: Tensor | None = None
 
 
-ScoreFunction = Callable[[Any], Tensor]
+ScoreFunction = Callable[..., Tensor]
 """``f(log_probs [N, K, C]) -> scores [N]``, or ``f(moments) -> scores [N]`` for numbers."""
 
-JointFunction = Callable[[Query], Tensor | Selection]
+JointFunction = Callable[..., Tensor | Selection]
+"""``f(query) -> ids [Q]``, or a `Selection`."""
 
 
 @dataclass(frozen=True)
@@ -87,12 +88,8 @@ class Strategy:
         target: What labels it is for: "classes", "numbers" or "any".
         doc: What it does, from its docstring.
         beta: Of the stochastic rule; None where there is none.
+        options: Settings of the function that are not its defaults.
     """
-
-    @property
-    def label(self) -> str:
-        """The name, with all that tells it from another of the same name: "power_bald(beta=4)"."""
-        return self.name if self.beta is None else f"{self.name}(beta={self.beta:g})"
 
     name: str
     score: ScoreFunction | None = None
@@ -103,11 +100,30 @@ class Strategy:
     target: str = "any"
     doc: str = field(default="", repr=False)
     beta: float | None = None
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        """What chooses, or what scores."""
+        return cast(Callable[..., Any], self.score or self.joint)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All that it can be told beside the beta of a rule, the function's keyword-only parameters, as they are."""
+        parameters = inspect.signature(self.function).parameters.values()
+        return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY} | dict(self.options)
+
+    @property
+    def label(self) -> str:
+        """The name, with all that tells it from another of the same name: "power_bald(beta=4)"."""
+        told = ({} if self.beta is None else {"beta": self.beta}) | dict(self.options)
+        values = [f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in told.items()]
+        return f"{self.name}({', '.join(values)})" if told else self.name
 
     def scores(self, predictions: Tensor) -> Tensor:
         """The score of what draws say: ``[N, K, C]`` log-probabilities, or ``[N, K, 2]`` mean and variance."""
         assert self.score is not None
-        return self.score(Moments.of(predictions) if self.target == "numbers" else predictions)
+        return self.score(Moments.of(predictions) if self.target == "numbers" else predictions, **self.options)
 
     def select(self, query: Query) -> Selection:
         """Chooses Q distinct ids out of ``query.unlabelled``.
@@ -136,7 +152,7 @@ class Strategy:
 
     def _joint(self, query: Query) -> Selection:
         assert self.joint is not None
-        chosen: object = self.joint(query)
+        chosen: object = self.joint(query, **self.options)
         if isinstance(chosen, Selection):
             return chosen
         if not isinstance(chosen, Tensor):
@@ -200,29 +216,41 @@ def joint_strategy(name: str, *, needs_model: bool = True) -> Callable[[J], J]:
     return strategies.decorator(name, make)
 
 
-def resolve(strategy: str | Strategy | ScoreFunction, *, beta: float | None = None) -> Strategy:
+def resolve(strategy: str | Strategy | ScoreFunction, *, beta: float | None = None, **options: Any) -> Strategy:
     """The strategy that is meant.
 
     Args:
         strategy: A name, with a stochastic rule in front or not ("bald", "power_bald"); a function of ``log_probs``, of
             ``moments`` or of a ``query``, by the name of its parameter; a `Strategy`.
         beta: Of the stochastic rule: higher is closer to the top Q. None takes 1.
+        options: Settings of the strategy's own, the keyword-only parameters of its function.
 
     Raises:
-        UserError: An unknown name, a rule in front of a strategy without scores, or a beta without a rule.
+        UserError: An unknown name, a rule in front of a strategy without scores, a beta without a rule, or an option
+            that the strategy does not take.
     """
     if not isinstance(strategy, str):
-        return _adopt(getattr(strategy, "__name__", "custom"), strategy)
+        return _with_options(_adopt(getattr(strategy, "__name__", "custom"), strategy), options)
     rule_name, _, rest = strategy.partition("_")
     if rule_name in RULES and rest:
-        base = strategies.get(rest)
+        base = _with_options(strategies.get(rest), options)
         if base.score is None:
             raise UserError(f"'{rest}' has no scores, so the rule '{rule_name}' cannot be put in front of it.")
         beta = DEFAULT_BETA if beta is None else beta
         return replace(base, name=strategy, rule=RULES[rule_name](beta), beta=beta)
     if beta is not None:
         raise UserError(f"'{strategy}' has no stochastic rule, so it takes no beta; is power_{strategy} meant?")
-    return strategies.get(strategy)
+    return _with_options(strategies.get(strategy), options)
+
+
+def _with_options(strategy: Strategy, options: Mapping[str, Any]) -> Strategy:
+    known = strategy.settings
+    for key in options:
+        if key not in known:
+            raise UserError(
+                f"The strategy '{strategy.name}' takes no option '{key}'; its options: {', '.join(known) or 'none'}."
+            )
+    return replace(strategy, options={key: value for key, value in options.items() if value != known[key]})
 
 
 def strategy_names(target: str = "any") -> list[str]:

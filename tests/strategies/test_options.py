@@ -1,0 +1,55 @@
+"""Settings of a strategy's own: the keyword-only parameters of its function."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from activebdl import Query, UserError, resolve
+from activebdl.build import make_strategy, resolved
+from activebdl.spec import Named, read_spec
+
+
+def blend(log_probs: Tensor, *, weight: float = 0.5, power: int = 1) -> Tensor:
+    return weight * log_probs[:, 0, 0] ** power
+
+
+def every(query: Query, *, step: int = 1) -> Tensor:
+    return query.unlabelled[::step][: query.quantity]
+
+
+def test_a_score_is_called_with_them() -> None:
+    table = torch.rand(4, 2, 3)
+    torch.testing.assert_close(resolve(blend, weight=3.0).scores(table), 3 * table[:, 0, 0])
+    torch.testing.assert_close(resolve(blend).scores(table), 0.5 * table[:, 0, 0])
+
+
+def test_a_joint_strategy_is_called_with_them() -> None:
+    query = Query(torch.arange(10), torch.tensor([]), 3, torch.Generator())
+    assert resolve(every, step=3).select(query).ids.tolist() == [0, 3, 6]
+
+
+def test_the_label_tells_what_is_not_the_default() -> None:
+    assert resolve(blend).label == "blend"
+    assert resolve(blend, weight=0.5, power=2).label == "blend(power=2)"
+    assert resolve(blend, power=2).settings == {"weight": 0.5, "power": 2}
+
+
+def test_options_that_it_does_not_take_are_told() -> None:
+    with pytest.raises(UserError, match="'blend' takes no option 'wieght'; its options: weight, power"):
+        resolve(blend, wieght=1)
+    with pytest.raises(UserError, match="'bald' takes no option 'weight'; its options: none"):
+        resolve("bald", weight=1)
+
+
+def test_from_a_file_with_a_rule_in_front_checked_and_written_out(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "def blend(log_probs, *, weight: float = 0.5, power: int = 1):\n    return log_probs[:, 0, 0] * weight\n"
+    )
+    name = f"{tmp_path / 'mine.py'}:blend"
+    spec = resolved(read_spec("digits-small", {"strategy": {"name": name, "weight": 2}}))
+    assert spec.strategy.options == {"weight": 2, "power": 1}
+    assert make_strategy(spec.strategy).label == "blend(weight=2)"
+    with pytest.raises(UserError, match="'weight' of the strategy .* not 'much'"):
+        make_strategy(Named.model_validate({"name": name, "weight": "much"}))
