@@ -29,6 +29,7 @@ from activebdl.journal import Asked, Journal
 from activebdl.oracles import Annotation, Request, make_oracle, sort_annotations
 from activebdl.pool import Pool
 from activebdl.posteriors import Draws, InferenceMethod, Posterior
+from activebdl.posteriors._last_layer import read_features
 from activebdl.posteriors.mc_dropout import MCDropout
 from activebdl.progress import Advance, Progress, silent
 from activebdl.randomness import generator
@@ -174,7 +175,8 @@ class ActiveLearning:
         with self.progress("score", 0 if draws is None else len(unlabelled)) as advance:
             scorer = None if draws is None else belief.scorer(draws, self.dataset.pool, advance)
             rng = generator(self.seed, round, "select" + again)
-            query = Query(unlabelled, pool.labelled, quantity, rng, scorer)
+            inputs, normalise = self.dataset.pool, self.dataset.normalise
+            query = Query(unlabelled, pool.labelled, quantity, rng, scorer, inputs, normalise)
             selection = strategy.select(query)
         asked = Asked(tuple(selection.ids.tolist()), _scores(selection), time.perf_counter() - begin)
         journal.write_request(round, attempt, asked)
@@ -323,7 +325,10 @@ class Belief:
     def scorer(self, draws: Draws, inputs: Inputs, advance: Advance) -> Scorer:
         """The draws, ready to look at the inputs."""
         cycle = self.cycle
-        return Scorer(draws, inputs, cycle.dataset.normalise, cycle.device, cycle.chunk, advance, self.task.predict)
+        return Scorer(
+            draws, inputs, cycle.dataset.normalise, cycle.device, cycle.chunk, advance,
+            self.task.predict, lambda x: read_features(self.posterior, x),
+        )  # fmt: skip
 
     def evaluate(self) -> dict[str, Any]:
         """How good the predictions on the test set are, as `Round` has it."""

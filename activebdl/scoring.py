@@ -42,6 +42,7 @@ class Scorer:
         chunk: Items at a time; None takes what suits the device. It bounds the memory, and changes no score.
         on_items: Told the number of items after each chunk, for a progress bar.
         predict: What is read from the draws.
+        read_features: What the last layer of the trained network reads, ``[B, ...] -> [B, D]``.
     """
 
     draws: Draws
@@ -51,6 +52,22 @@ class Scorer:
     chunk: int | None = None
     on_items: Advance = ignore
     predict: Predict = log_probs
+    read_features: Callable[[Tensor], Tensor] | None = None
+
+    def features(self, ids: Tensor) -> Tensor:
+        """What the last layer of the trained network reads of these items, ``[len(ids), D]``.
+
+        Raises:
+            UserError: The posterior has no network whose last layer is linear.
+        """
+        if self.read_features is None:
+            raise UserError(f"{type(self.draws).__name__} has no features, which the strategy looks at.")
+        read = self.read_features
+        parts = [
+            read(self.normalise(raw.to(self.device, non_blocking=True))).float().cpu()
+            for raw in chunks(self.inputs, ids, self.chunk or default_chunk(self.device))
+        ]
+        return torch.cat(parts).clone() if parts else torch.empty(0)
 
     def reduce(self, ids: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
         """Applies ``f(predictions [B, K, ...]) -> [B, ...]`` chunk by chunk; joins the results, in the order of ids.

@@ -94,6 +94,20 @@ def test_candidates_are_all_that_a_strategy_sees(dataset: ActiveDataset, network
     assert seen[0] != seen[1]
 
 
+def test_a_joint_strategy_gets_predictions_features_and_items(dataset: ActiveDataset, network: Network) -> None:
+    shapes: list[tuple[int, ...]] = []
+
+    def look(query: Query) -> Tensor:
+        ids = query.unlabelled[:7]
+        assert isinstance(dataset.pool, Tensor)
+        assert torch.equal(query.items(ids), dataset.pool[ids])
+        shapes.extend([tuple(query.model.predictions(ids).shape), tuple(query.model.features(ids).shape)])
+        return ids[: query.quantity]
+
+    list(cycle(dataset, network, counts=(5, 7), strategy=look))
+    assert shapes == [(7, 8, 3), (7, 16)]
+
+
 def test_candidates_beyond_the_pool_are_the_pool(dataset: ActiveDataset, network: Network) -> None:
     whole = timeless(list(cycle(dataset, network)))
     assert timeless(list(cycle(dataset, network, candidates=len(dataset.pool)))) == whole

@@ -130,6 +130,19 @@ class HeadDraws(OutputDraws):
             return F.linear(features, weight, bias).unflatten(1, self.heads.shape[:2])
 
 
+def read_features(posterior: object, x: Tensor) -> Tensor:
+    """What the last layer of a posterior's trained network reads, ``[B, ...] -> [B, D]``; of an ensemble, each member.
+
+    Raises:
+        UserError: It has no ``module`` and no ``members``, or that ends in no linear layer.
+    """
+    members: Sequence[Any] = getattr(posterior, "members", [posterior])
+    modules = [member.module for member in members if isinstance(getattr(member, "module", None), nn.Module)]
+    if len(modules) < len(members):
+        raise UserError(f"{type(posterior).__name__} has no module, whose features a strategy could look at.")
+    return torch.cat([LastLayer.of(module, x[:2]).features(x) for module in modules], dim=1)
+
+
 def drops(module: nn.Module) -> bool:
     """Whether it has nn.Dropout modules that drop something."""
     return any(isinstance(child, _DropoutNd) and child.p > 0 for child in module.modules())

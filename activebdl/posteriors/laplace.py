@@ -195,6 +195,11 @@ class LastLayerPosterior:
         self.prior_precision, self.log_likelihood = prior_precision, log_likelihood
 
     @property
+    def module(self) -> nn.Module:
+        """The trained network."""
+        return self.head.module
+
+    @property
     def mean(self) -> Tensor:
         """``theta* [O, E]``, float64; the last column is the bias, where there is one."""
         return self.head.mean

@@ -24,6 +24,7 @@ from typing import Any, Literal, TypeVar, cast
 import torch
 from torch import Tensor
 
+from activebdl.data.dataset import Inputs, Normalise
 from activebdl.errors import UserError
 from activebdl.registry import Registry
 from activebdl.regression import Moments
@@ -43,6 +44,8 @@ class Query:
         quantity: Q, how many to choose, at most N.
         generator: The source of all randomness of the choice.
         scorer: The posterior's draws over the pool; None for strategies that need no model.
+        inputs: The pool's inputs, as they are stored; ids are positions in it.
+        normalise: Turns them into what a network reads.
     """
 
     unlabelled: Tensor
@@ -50,6 +53,14 @@ class Query:
     quantity: int
     generator: torch.Generator
     scorer: Scorer | None = None
+    inputs: Inputs | None = None
+    normalise: Normalise = field(default_factory=Normalise)
+
+    def items(self, ids: Tensor) -> Tensor:
+        """Inputs ``[n, ...]`` as a network reads them, on the CPU: for strategies that look at the items themselves."""
+        if self.inputs is None:
+            raise UserError("This query has no inputs, which the strategy looks at.")
+        return self.normalise(self.inputs[ids])
 
     @property
     def model(self) -> Scorer:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from activebdl import Labelled, Training, UserError
 from activebdl.likelihoods import Categorical
 from activebdl.posteriors import InferenceMethod, posteriors
+from activebdl.posteriors._last_layer import read_features
 
 METHODS = posteriors.names()
 
@@ -86,3 +87,19 @@ def test_a_draw_is_one_function(name: str) -> None:
     again = posterior.draw(6, generator=seeded(3)).log_probs(x)
     torch.testing.assert_close(again, whole, rtol=1e-5, atol=1e-5)
     assert name == "map" or float(whole.std(1).max()) > 1e-4  # and draws differ from each other
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_features_are_what_the_last_layer_reads(name: str) -> None:
+    posterior: Any = method(name).fit(network, labelled([0, 1, 2, 1, 0]), generator=seeded())
+    x = torch.randn(7, 4, generator=seeded(4))
+    modules = [member.module for member in getattr(posterior, "members", [posterior])]
+    found = read_features(posterior, x)
+    assert found.shape == (7, 16 * len(modules))
+    for module, own in zip(modules, found.split(16, dim=1), strict=True):
+        torch.testing.assert_close(module[3](own), module.eval()(x))
+
+
+def test_what_has_no_features_is_told() -> None:
+    with pytest.raises(UserError, match="object has no module, whose features"):
+        read_features(object(), torch.zeros(2, 4))
