@@ -192,7 +192,7 @@ def data(
     typer.echo(f"{dataset.name}: pool {len(dataset.pool):,}, test {len(dataset.test):,}, items of {shape}")
     if dataset.classes:
         typer.echo(f"{len(dataset.classes)} classes: {', '.join(dataset.classes)}")
-    if dataset.labels is not None and not dataset.classes:
+    if dataset.labels is not None and dataset.target.kind == "numbers":
         mean, sd = float(dataset.labels.mean()), float(dataset.labels.std())
         typer.echo(f"labels are numbers; in the pool: mean {mean:.4g}, standard deviation {sd:.4g}")
     elif dataset.labels is not None:

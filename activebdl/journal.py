@@ -96,10 +96,10 @@ class Journal:
             self._db.execute("PRAGMA foreign_keys=ON")
             self._make_or_check()
         except sqlite3.Error as error:
-            self._release()
+            self.close()
             raise UserError(f"The journal '{path}' cannot be used: {error}.") from error
         except UserError:
-            self._release()
+            self.close()
             raise
 
     def __enter__(self) -> Self:

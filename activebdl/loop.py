@@ -39,6 +39,7 @@ from activebdl.strategies._start import make_start
 from activebdl.targets import Task
 from activebdl.training import check_network
 
+_ONCE: dict[str, object] = {"candidates": None}  # what an older journal does not name, and what it was
 _LONGEST_PAUSE = 2.0  # seconds between two looks at an oracle that is still answering
 
 
@@ -237,7 +238,7 @@ class ActiveLearning:
         if self.strategy.target not in (kind, "any"):
             raise UserError(
                 f"'{self.strategy.name}' is for {self.strategy.target}, and the labels of '{self.dataset.name}' are "
-                f"{kind}; take one of {', '.join(strategy_names(kind))}."
+                f"{kind}; take one of {', '.join(strategy_names(kind))} (a score of numbers takes 'moments')."
             )
         if self.strategy.needs_disagreement and self.draws < 2:
             raise UserError(
@@ -245,9 +246,11 @@ class ActiveLearning:
                 f"and draws is {self.draws}; 20 or more are usual."
             )
         if self.strategy.needs_disagreement and getattr(self.method, "draws_agree", False):
+            others = [name for name in strategy_names(kind, forms=False) if not resolve(name).needs_disagreement]
             raise UserError(
                 f"'{self.strategy.name}' measures how much draws of the posterior disagree, and those of "
-                f"{type(self.method).__name__} never do: take mc_dropout, or max_entropy, margin, least_confidence."
+                f"{type(self.method).__name__} never do: take another posterior, such as mc_dropout, or one of "
+                f"{', '.join(others)}."
             )
 
         # The network and the score are tried on two items, so that no label is paid for before they are known to work.
@@ -257,6 +260,9 @@ class ActiveLearning:
         check_method = getattr(self.method, "check", None)
         if check_method is not None:
             check_method(module, example)
+        check_likelihood = getattr(self.method, "check_likelihood", None)
+        if check_likelihood is not None:
+            check_likelihood(self.dataset.target.task(torch.zeros(1)).likelihood)
         if self.strategy.score is not None:
             check_score(self.strategy.scores, self.dataset.target.example(2, self.draws))
         self._architecture = str(module)
@@ -266,6 +272,7 @@ class ActiveLearning:
         identity = {
             "dataset": self.dataset.name,
             "pool size": len(self.dataset.pool),
+            "classes": list(self.dataset.classes),
             "target": repr(self.dataset.target),
             "network": self._architecture,
             "posterior": repr(self.method) if is_dataclass(self.method) else type(self.method).__name__,
@@ -282,9 +289,10 @@ class ActiveLearning:
             journal.note("identity", identity)
             return
         for key, value in identity.items():
-            if key in known and known[key] != value:
+            was = known.get(key, _ONCE.get(key, value))
+            if was != value:
                 raise UserError(
-                    f"The journal is of another run: its {key} is {known[key]}, not {value}. "
+                    f"The journal is of another run: its {key} is {was}, not {value}. "
                     "Give this run a journal of its own."
                 )
 

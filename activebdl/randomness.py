@@ -52,10 +52,11 @@ def normal_like(like: Tensor, generator: torch.Generator | None = None) -> Tenso
     Args:
         like: Any tensor.
         generator: On any device, so that one on the CPU gives every device the same numbers; None for the global one.
+            More numbers at once do not begin with those of fewer: what must, draws one after the other.
     """
     noise = torch.empty_like(like)
     flat = noise.as_strided((noise.numel(),), (1,))  # empty_like leaves no holes
-    if generator is None or generator.device == like.device:
+    if generator is None or generator.device.type == like.device.type:
         flat.normal_(generator=generator)
     else:
         flat.copy_(torch.empty(flat.shape, dtype=like.dtype).normal_(generator=generator))

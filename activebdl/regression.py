@@ -1,4 +1,4 @@
-"""Predictions of numbers: what K draws say of mean and noise, how good that is, and what to ask next.
+"""Predictions of numbers: what K draws say of mean and noise, and how good that is.
 
 A draw gives each item a Gaussian, ``N(mean_k, variance_k)``; the predictive is their mixture. Its variance splits:
 

@@ -197,7 +197,7 @@ def _what(cycle: ActiveLearning) -> str:
 
 
 def _header(dataset: ActiveDataset) -> str:
-    metrics = "accuracy     NLL     ECE" if dataset.classes else "    RMSE     NLL  in 90%"
+    metrics = "accuracy     NLL     ECE" if dataset.target.kind == "classes" else "    RMSE     NLL  in 90%"
     return f"  labels  {metrics}       fit     query      test"
 
 

@@ -102,7 +102,7 @@ class Scorer:
         return values
 
     def predictions(self, ids: Tensor) -> Tensor:
-        """What the draws say, held whole: for joint strategies, on a part of the pool."""
+        """What the draws say, held whole: for joint strategies, and for moments of numbers, which are small."""
         return self.reduce(ids, lambda predictions: predictions)
 
 

@@ -23,7 +23,7 @@ from activebdl.errors import UserError
 class Named(BaseModel):
     """Something by name with its options: ``bald``, or ``{name: power_bald, beta: 4}``."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True, ser_json_inf_nan="constants")
     name: str
 
     @model_validator(mode="before")
@@ -40,7 +40,7 @@ class Named(BaseModel):
 class Comparison(BaseModel):
     """What `activebdl compare` sets side by side: every strategy with every seed."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
     strategies: tuple[Named, ...] = Field(default=(Named(name="power_bald"), Named(name="random")), min_length=1)
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1)
 
@@ -57,7 +57,7 @@ class Comparison(BaseModel):
 class RunSpec(BaseModel):
     """One run: data, model, strategy, oracle and budget. Two runs of one spec on one CPU give the same bits."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
 
     experiment: str = Field("custom", min_length=1, description="MLflow experiment: data set and protocol")
     dataset: Named = Named(name="mnist")

@@ -58,6 +58,11 @@ class Target(Protocol):
         """Of many labels in a tensor."""
         ...
 
+    @property
+    def abstention(self) -> float:
+        """What stands for None in an array of labels: -1 or NaN."""
+        ...
+
     def label(self, given: object) -> Label:
         """An answer as a label; None for one who abstains.
 
@@ -86,6 +91,7 @@ class Classes:
     names: tuple[str, ...]
     kind = "classes"
     dtype = torch.long
+    abstention = -1
 
     def __post_init__(self) -> None:
         if len(self.names) < 2:
@@ -133,9 +139,12 @@ class Numbers:
     beta: float = 0.5
     kind = "numbers"
     dtype = torch.double
+    abstention = math.nan
 
     def __post_init__(self) -> None:
-        self._likelihood(1.0)  # refuses what it cannot be
+        if self.noise is not None and not (isinstance(self.noise, int | float) and 0 < self.noise < math.inf):
+            raise UserError(f"The noise of numbers is a standard deviation above 0, or None, and not {self.noise!r}.")
+        self._likelihood(1.0)  # refuses a beta that cannot be
 
     @property
     def width(self) -> int:
@@ -146,26 +155,30 @@ class Numbers:
         """See `Target.label`."""
         if given is None:
             return None
-        number = float(given) if hasattr(given, "__float__") else math.inf  # pyright: ignore[reportArgumentType]
+        try:
+            number = math.inf if isinstance(given, str | complex) else float(given)  # pyright: ignore[reportArgumentType]
+        except (TypeError, ValueError, OverflowError, RuntimeError):
+            number = math.inf
         if math.isinf(number):
             raise UserError("labels are finite numbers, and NaN abstains.")
         return None if math.isnan(number) else number
 
     def task(self, labels: Tensor) -> Task:
         """The labels in standard units; moments come back in the target's own."""
-        mean = float(labels.double().mean())
-        spread = float(labels.double().std(correction=0))
-        sd = spread if spread > 0 else 1.0  # one label has no spread
+        labels = labels.double()
+        mean = float(labels.mean())
+        # Equal labels have no spread, though rounding may show one.
+        sd = 1.0 if bool((labels == labels[0]).all()) else float(labels.std(correction=0))
         likelihood = self._likelihood(sd)
 
         def predict(draws: Any, x: Tensor) -> Tensor:
             if not hasattr(draws, "outputs"):
                 raise UserError(f"{type(draws).__name__} has no outputs(x), which numbers are predicted from.")
             with torch.inference_mode():
-                means, variances = likelihood.moments(draws.outputs(x))
+                means, variances = map(_float64, likelihood.moments(draws.outputs(x)))
                 return torch.stack([means * sd + mean, variances * sd**2], dim=-1)
 
-        return Task(((labels.double() - mean) / sd).float(), likelihood, predict)
+        return Task(((labels - mean) / sd).float(), likelihood, predict)
 
     def example(self, items: int, draws: int) -> Tensor:
         """Means and variances."""
@@ -173,3 +186,8 @@ class Numbers:
 
     def _likelihood(self, sd: float) -> Gaussian | HeteroscedasticGaussian:
         return HeteroscedasticGaussian(self.beta) if self.noise is None else Gaussian(self.noise / sd)
+
+
+def _float64(x: Tensor) -> Tensor:
+    """The same numbers in float64, in which a spread of 1 around 1e9 is kept; on the CPU where the device has none."""
+    return (x.cpu() if x.device.type == "mps" else x).double()

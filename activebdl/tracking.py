@@ -1,4 +1,4 @@
-"""MLflow: accuracy against labels for all to see. The only file that imports mlflow.
+"""MLflow: accuracy, or what else is measured, against labels for all to see. The only file that imports mlflow.
 
 An experiment is a data set and a protocol; a comparison is a parent run, under which each (strategy, posterior, seed)
 is a child. The step of every metric is the number of labels. MLflow shows what the journal knows, and no more: when
@@ -30,6 +30,7 @@ from activebdl.pictures import asked_grid, confusion_matrix, reliability_diagram
 from activebdl.progress import say
 from activebdl.runs import Tracking, TrackRound
 from activebdl.spec import RunSpec, spec_text
+from activebdl.targets import Classes, Target
 
 UID = "activebdl.uid"
 
@@ -74,7 +75,9 @@ class MlflowTracking:
                 client.set_experiment_tag(experiment_id, "mlflow.note.content", link)
             else:
                 experiment_id = found.experiment_id
-            share_view(client, experiment_id)  # a write, so that a store that only reads is noticed now
+            client.set_experiment_tag(experiment_id, "activebdl.version", __version__)  # is it a store that only reads?
+            if found is None or VIEW_TAG not in found.tags:
+                share_view(client, experiment_id)
         except UserError:
             raise
         except Exception as error:
@@ -159,7 +162,7 @@ class _Sender:
         """One batch of metrics, and the pictures; what is there already is not sent again."""
         for position, (id, label, score) in enumerate(zip(round.ids, round.labels, round.scores, strict=True)):
             self._csv.writerow([round.n_labels, position, id, label, "" if score is None else f"{score:.6g}"])
-        if not dataset.classes and round.number == 0:
+        if dataset.target.kind == "numbers" and round.number == 0:
             self._trying(lambda: share_view(self.client, self.experiment_id, NUMBERS))
         self._trying(lambda: self._metrics(dataset, round))
         self._trying(lambda: self._artifacts(dataset, round))
@@ -170,7 +173,7 @@ class _Sender:
         from mlflow.entities import Metric
 
         step = int(round.n_labels)  # a numpy integer would be stored as bytes
-        values = metrics_of(round, dataset.classes)
+        values = metrics_of(round, dataset.target)
         batch = [
             Metric(key, float(value), round.written_ms, step)
             for key, value in values.items()
@@ -184,7 +187,7 @@ class _Sender:
             self._png(f"asked/{round.n_labels:05d}-labels.png", lambda: _grid(dataset, round))
         if is_new or round.n_labels == self._last:
             self.client.log_text(self.run_id, self._selections.getvalue(), "selections.csv")
-        if round.n_labels == self._last and dataset.classes:
+        if round.n_labels == self._last and round.confusion:
             at = f"at {round.n_labels:,} labels"
             ece, classes = round.metrics["ece"], dataset.classes
             self._png("confusion_matrix.png", lambda: confusion_matrix(round.confusion, classes, f"confusion {at}"))
@@ -214,15 +217,16 @@ def store_uri(runs: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or _own_uri(runs)
 
 
-def metrics_of(round: Round, classes: tuple[str, ...]) -> dict[str, float]:
-    """What is sent of a round: the four metrics, what the fit tells of itself, times in seconds, and what was asked."""
+def metrics_of(round: Round, target: Target) -> dict[str, float]:
+    """What is sent of a round: its metrics, what the fit tells of itself, times in seconds, and what was asked."""
     values = dict(round.metrics)
     values |= {f"fit/{key}": value for key, value in round.diagnostics.items()}
     values |= {f"time/{phase}": seconds for phase, seconds in round.seconds.items()}
     values["time/round"] = sum(round.seconds.values())
-    for c, name in enumerate(classes):
-        values[f"asked/class_{name}"] = round.labels.count(c) / len(round.labels)
-    if not classes:
+    if isinstance(target, Classes):
+        for c, name in enumerate(target.names):
+            values[f"asked/class_{name}"] = round.labels.count(c) / len(round.labels)
+    else:
         values["asked/mean_label"] = sum(round.labels) / len(round.labels)
     scores = [score for score in round.scores if score is not None]
     if scores:

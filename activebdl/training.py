@@ -89,14 +89,14 @@ def train(
     """Makes a fresh network and trains it; the result is in eval mode, with gradients off.
 
     Args:
-        network: Makes a fresh ``nn.Module`` that maps ``[B, ...]`` to logits ``[B, C]``.
+        network: Makes a fresh ``nn.Module`` that maps ``[B, ...]`` to outputs ``[B, O]``, as the likelihood wants them.
         labelled: What it is fitted to.
         training: How.
         generator: Weights, order of batches, augmentation and dropout all come from it.
         on_step: Called after every step, for a progress bar.
 
     Raises:
-        UserError: The network's output does not fit the classes, or the loss is not finite.
+        UserError: The network's output does not fit the likelihood, or the loss is not finite.
     """
     with global_rng_from(generator, labelled.device):
         module = network().to(labelled.device)
@@ -252,8 +252,8 @@ def check_outputs(outputs: object, count: int, width: int) -> None:
     shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else type(outputs).__name__
     if shape != (count, width):
         raise UserError(
-            f"The network must turn {count} items into outputs of shape ({count}, {width}): one column per class, "
-            f"or mean and log variance of a number; it gave {shape}."
+            f"The network must turn {count} items into outputs of shape ({count}, {width}): one column per class; "
+            f"for numbers mean and log variance, or the mean alone where the noise is known. It gave {shape}."
         )
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from activebdl import MAP, Labelled, Training, UserError
+from activebdl import MAP, Labelled, Moments, Training, UserError
 from activebdl.likelihoods import Gaussian, HeteroscedasticGaussian
 from activebdl.posteriors._shared import OutputDraws
 from activebdl.targets import Classes, Numbers
@@ -55,7 +55,7 @@ def test_who_abstains_of_numbers() -> None:
     assert Numbers().label(None) is None and Numbers().label(float("nan")) is None
 
 
-@pytest.mark.parametrize("given", [math.inf, "3", [1.0]])
+@pytest.mark.parametrize("given", [math.inf, "3", [1.0], 10**400, 1j, torch.tensor([1.0, 2.0])])
 def test_what_is_no_number_is_refused(given: Any) -> None:
     with pytest.raises(UserError, match="labels are finite numbers, and NaN abstains"):
         Numbers().label(given)
@@ -83,15 +83,29 @@ def test_noise_that_is_known_stays_what_it_is() -> None:
     task = Numbers(noise=0.5).task(torch.tensor([1.0, 5.0, 9.0]))
     assert isinstance(task.likelihood, Gaussian)
     told = task.predict(Known(torch.zeros(2, 3, 1)), torch.zeros(2, 1))
-    torch.testing.assert_close(told[..., 1], torch.full((2, 3), 0.25))
-    torch.testing.assert_close(told[..., 0], torch.full((2, 3), 5.0))
+    torch.testing.assert_close(told[..., 1], torch.full((2, 3), 0.25).double())
+    torch.testing.assert_close(told[..., 0], torch.full((2, 3), 5.0).double())
 
 
-@pytest.mark.parametrize("labels", [[7.0], [7.0, 7.0, 7.0]])
+@pytest.mark.parametrize("labels", [[7.0], [7.0, 7.0, 7.0], [0.1] * 7, [1000.7] * 3])
 def test_labels_without_spread_have_a_unit_all_the_same(labels: list[float]) -> None:
     task = Numbers().task(torch.tensor(labels))
     assert task.labels.tolist() == [0.0] * len(labels)
-    assert task.predict(Known(torch.zeros(1, 1, 2)), torch.zeros(1, 1)).tolist() == [[[7.0, 1.0]]]
+    told = task.predict(Known(torch.zeros(1, 1, 2)), torch.zeros(1, 1))
+    torch.testing.assert_close(told, torch.tensor([[[labels[0], 1.0]]], dtype=torch.double))
+
+
+@pytest.mark.parametrize(("offset", "scale"), [(1.7e9, 1.0), (0.0, 1e22), (0.0, 1e-24), (-1e12, 1e3)])
+def test_moments_keep_what_float32_would_lose(offset: float, scale: float) -> None:
+    y = offset + scale * torch.tensor([1.0, 2.0, 4.0], dtype=torch.double)
+    outputs = torch.tensor([[[0.5, 0.0], [0.25, 1.0]]])
+    moments = Moments.of(Numbers().task(y).predict(Known(outputs), torch.zeros(1, 1)))
+    sd = float(y.std(correction=0))
+    torch.testing.assert_close(
+        moments.epistemic, torch.tensor([(0.125 * sd) ** 2], dtype=torch.double), rtol=1e-4, atol=0
+    )
+    expected = torch.tensor([sd**2 * (1 + math.e) / 2], dtype=torch.double)
+    torch.testing.assert_close(moments.aleatoric, expected, rtol=1e-6, atol=0)
 
 
 def test_units_do_not_matter() -> None:
@@ -122,7 +136,15 @@ def test_widths() -> None:
     assert isinstance(Numbers(beta=0.2).task(torch.ones(2)).likelihood, HeteroscedasticGaussian)
 
 
-@pytest.mark.parametrize(("options", "message"), [({"noise": 0.0}, "above 0"), ({"beta": 2.0}, "from 0 to 1")])
-def test_noise_that_cannot_be_is_refused(options: dict[str, float], message: str) -> None:
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"noise": 0.0}, "above 0"),
+        ({"noise": math.inf}, "above 0"),
+        ({"noise": "1"}, "above 0"),
+        ({"beta": 2.0}, "from 0 to 1"),
+    ],
+)
+def test_noise_that_cannot_be_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         Numbers(**options)

@@ -14,9 +14,10 @@ from activebdl.build import build, resolved
 from activebdl.loop import Round
 from activebdl.mlflow_ui import VIEW, VIEW_TAG, charts_url
 from activebdl.spec import RunSpec, read_spec
+from activebdl.targets import Classes
 from activebdl.tracking import UID, MlflowTracking, flat, metrics_of, store_uri
 
-CLASSES = ("a", "b", "c")
+CLASSES = Classes(("a", "b", "c"))
 
 
 @pytest.fixture(scope="module")
@@ -236,6 +237,7 @@ def test_numbers_have_a_view_of_their_own(runs: Path) -> None:
     told = points(tracking, "numbers")
     assert told["rmse"] == [(round.n_labels, round.metrics["rmse"]) for round in rounds]
     assert told["asked/mean_label"][1][1] == pytest.approx(sum(rounds[1].labels) / 10)
+    MlflowTracking.prepare(runs, "diabetes")  # as the next run does, and leaves the view as it is
     tags = tracking.client.get_experiment(tracking.experiment_id).tags
     view = json.loads(tags[VIEW_TAG])
     shown = [chart["metricKey"] for chart in json.loads(view["state"])["compareRunCharts"]]
@@ -282,7 +284,7 @@ def test_an_empty_address_is_none(runs: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_what_was_asked_is_told_as_shares(rounds: list[Round]) -> None:
     round = replace(rounds[0], labels=(0, 0, 2, 0), scores=(None, 0.5, 1.5, None))
     told = metrics_of(round, CLASSES)
-    assert [told[f"asked/class_{name}"] for name in CLASSES] == [0.75, 0.0, 0.25]
+    assert [told[f"asked/class_{name}"] for name in CLASSES.names] == [0.75, 0.0, 0.25]
     assert told["asked/mean_score"] == 1.0
     assert told["time/round"] == pytest.approx(sum(round.seconds.values()))
 

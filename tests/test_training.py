@@ -91,7 +91,7 @@ def test_uint8_images_are_augmented_before_they_are_normalised() -> None:
 
 
 def test_a_network_of_the_wrong_width_is_told() -> None:
-    with pytest.raises(UserError, match=r"outputs of shape \(64, 3\).* it gave \(64, 4\)"):
+    with pytest.raises(UserError, match=r"outputs of shape \(64, 3\).* It gave \(64, 4\)"):
         train(lambda: nn.Linear(2, 4), labelled(), Training(steps=2), generator=seeded())
 
 
@@ -103,7 +103,7 @@ def test_a_loss_that_is_nan_is_told_with_its_step() -> None:
             self.calls += 1
             return super().forward(x) * (float("nan") if self.calls == 3 else 1.0)
 
-    with pytest.raises(UserError, match="loss became nan at step 3 of 5"):
+    with pytest.raises(UserError, match="loss became nan at step 3: lower"):
         train(lambda: Breaking(2, 3), labelled(), Training(steps=5), generator=seeded())
 
 

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from activebdl.errors import UserError
 from activebdl.likelihoods import Likelihood
-from activebdl.targets import Classes, Numbers, Target
+from activebdl.targets import Classes, Label, Numbers, Target
 
 
 class Inputs(Protocol):
@@ -173,17 +173,16 @@ class ActiveDataset:
             normalise: How stored inputs become what a network reads.
         """
         x, t = _inputs(pool), _inputs(test)
-        column = _integers if numbers is None else _floats
+        target = None if classes is None and numbers is None else _target(classes, numbers)
+        column = _floats if isinstance(target, Numbers) else _integers
         y = None if labels is None else column(labels, "labels")
         test_y = column(test_labels, "test_labels")
         if normalise is None:
             normalise = Normalise(scale=255.0) if x.dtype == torch.uint8 else Normalise()
-        if numbers is not None:
-            return ActiveDataset(name, x, y, t, test_y, numbers, normalise)
-        if classes is None:
+        if target is None:
             highest = max(int(v.max()) for v in (y, test_y) if v is not None and len(v))
-            classes = [str(c) for c in range(highest + 1)]
-        return ActiveDataset(name, x, y, t, test_y, Classes(tuple(classes)), normalise)
+            target = Classes(tuple(str(c) for c in range(highest + 1)))
+        return ActiveDataset(name, x, y, t, test_y, target, normalise)
 
     @staticmethod
     def from_datasets(
@@ -209,13 +208,9 @@ class ActiveDataset:
             normalise: How stored inputs become what a network reads; unchanged when not given.
             workers: Processes that read ahead.
         """
-        if (classes is None) == (numbers is None):
-            raise UserError("Say what a label is: classes=[...], their names, or numbers=Numbers().")
-        target = numbers or Classes(tuple(classes or ()))
-        kind, column = (int, _integers) if numbers is None else (float, _floats)
-        test_labels = torch.tensor(
-            [kind(test[i][1]) for i in range(len(cast(Sequence[Any], test)))], dtype=target.dtype
-        )
+        target = _target(classes, numbers)
+        column = _floats if isinstance(target, Numbers) else _integers
+        test_labels = _read_labels(test, target)
         y = None if labels is None else column(labels, "labels")
         pool_inputs, test_inputs = StreamedInputs(pool, workers), StreamedInputs(test, workers)
         return ActiveDataset(name, pool_inputs, y, test_inputs, test_labels, target, normalise or Normalise())
@@ -247,10 +242,35 @@ class Labelled:
 
 
 def _inputs(x: Tensor | np.ndarray[Any, Any]) -> Tensor:
-    tensor = torch.as_tensor(x)
+    tensor = _tensor(x, "inputs")
     if tensor.dim() < 2:
         raise UserError(f"Inputs need at least two axes, items and features, not the shape {tuple(tensor.shape)}.")
     return _single(tensor)
+
+
+def _target(classes: Sequence[str] | None, numbers: Numbers | None) -> Target:
+    """What a label is, from two ways to say it."""
+    if (classes is None) == (numbers is None):
+        raise UserError("Say what a label is: either classes=[...], their names, or numbers=Numbers().")
+    if classes is not None:
+        return Classes(tuple(classes))
+    if not isinstance(numbers, Numbers):
+        raise UserError(f"numbers= takes Numbers(), and not {numbers!r}.")
+    return numbers
+
+
+def _read_labels(data: TorchDataset[Any], target: Target) -> Tensor:
+    """The labels of a map-style data set whose items are ``(input, label)``."""
+    labels: list[Label] = []
+    for i in range(len(cast(Sequence[Any], data))):
+        given = data[i][1]
+        try:
+            labels.append(target.label(given))
+        except UserError as error:
+            raise UserError(f"The test label of item {i} is {given!r}; {error}") from None
+        if labels[-1] is None:
+            raise UserError(f"The test label of item {i} is missing.")
+    return torch.tensor(labels, dtype=target.dtype)
 
 
 def _single(tensor: Tensor) -> Tensor:
@@ -258,8 +278,15 @@ def _single(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.is_floating_point() else tensor
 
 
+def _tensor(given: object, what: str) -> Tensor:
+    try:
+        return torch.as_tensor(given).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(f"{what} must be a tensor or an array of numbers: {error}.") from None
+
+
 def _integers(y: Tensor | np.ndarray[Any, Any], what: str) -> Tensor:
-    tensor = torch.as_tensor(y)
+    tensor = _tensor(y, what)
     if tensor.is_floating_point() or tensor.dim() != 1:
         raise UserError(
             f"{what} must be one integer per item, not {tensor.dtype} of shape {tuple(tensor.shape)}; "
@@ -269,7 +296,7 @@ def _integers(y: Tensor | np.ndarray[Any, Any], what: str) -> Tensor:
 
 
 def _floats(y: Tensor | np.ndarray[Any, Any], what: str) -> Tensor:
-    tensor = torch.as_tensor(y)
+    tensor = _tensor(y, what)
     if tensor.is_complex() or tensor.dim() != 1:
         raise UserError(f"{what} must be one number per item, not {tensor.dtype} of shape {tuple(tensor.shape)}.")
     return tensor.double()
@@ -278,6 +305,8 @@ def _floats(y: Tensor | np.ndarray[Any, Any], what: str) -> Tensor:
 def _check_labels(labels: Tensor, count: int, target: Target, side: str) -> None:
     if labels.shape != (count,):
         raise UserError(f"The {side} set has {count} items but labels of shape {tuple(labels.shape)}.")
+    if labels.is_floating_point() != target.dtype.is_floating_point:
+        raise UserError(f"The {side} labels are {labels.dtype}, and labels of {target.kind} are {target.dtype}.")
     wrong = ~torch.isfinite(labels)
     if isinstance(target, Classes):
         wrong = (labels < 0) | (labels >= target.width)

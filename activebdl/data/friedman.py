@@ -6,6 +6,7 @@ import torch
 
 from activebdl.data import dataset
 from activebdl.data.dataset import ActiveDataset, Normalise
+from activebdl.errors import UserError
 from activebdl.randomness import generator
 from activebdl.targets import Numbers
 
@@ -23,8 +24,13 @@ def friedman(*, pool: int = 5000, test: int = 2000, inputs: int = 8, noise: floa
         inputs: At least 6.
         noise: Its mean standard deviation.
     """
+    if pool < 1 or test < 1 or inputs < 6 or not 0 <= noise < math.inf:
+        raise UserError(
+            "friedman needs at least 1 item in pool and test, 6 inputs and a finite noise of at least 0; "
+            f"given: pool {pool}, test {test}, inputs {inputs}, noise {noise}."
+        )
     rng = generator(0, 0, "friedman")
-    x = torch.rand(pool + test, max(inputs, 6), generator=rng)
+    x = torch.rand(pool + test, inputs, generator=rng)
     y = 10 * (math.pi * x[:, 0] * x[:, 1]).sin() + 20 * (x[:, 2] - 0.5).square() + 10 * x[:, 3] + 5 * x[:, 4]
     y = (y + 2 * noise * x[:, 5] * torch.randn(len(x), generator=rng)).double()
     return ActiveDataset(

@@ -1,7 +1,7 @@
 """Small networks by name, one file each. A user's own needs no name: any zero-argument callable will do.
 
 A network here is a function ``f(input_shape, outputs) -> nn.Module``: C logits for classes, mean and log variance for
-numbers.
+numbers, or the mean alone where the noise is known.
 """
 
 from collections.abc import Callable

@@ -11,7 +11,7 @@ def batchbald_cnn(input_shape: tuple[int, ...], outputs: int, *, dropout: float 
 
     Args:
         input_shape: ``(channels, height, width)``, sides of 16 or more.
-        outputs: C logits; or for numbers 2, mean and log variance.
+        outputs: C logits; or for numbers mean and log variance, or the mean alone.
         dropout: Probability with which a channel or a unit is dropped.
     """
     channels, height, width = image_shape("batchbald_cnn", input_shape, smallest=16)

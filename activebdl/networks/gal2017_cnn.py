@@ -13,7 +13,7 @@ def gal2017_cnn(input_shape: tuple[int, ...], outputs: int) -> nn.Module:
 
     Args:
         input_shape: ``(channels, height, width)``, sides of 8 or more.
-        outputs: C logits; or for numbers 2, mean and log variance.
+        outputs: C logits; or for numbers mean and log variance, or the mean alone.
     """
     channels, height, width = image_shape("gal2017_cnn", input_shape, smallest=8)
     side_h, side_w = (height - 6) // 2, (width - 6) // 2

@@ -16,7 +16,7 @@ def mlp(
 
     Args:
         input_shape: Any; it is flattened.
-        outputs: C logits; or for numbers 2, mean and log variance.
+        outputs: C logits; or for numbers mean and log variance, or the mean alone.
         hidden: Units of each hidden layer.
         dropout: Probability with which a hidden unit is dropped.
     """

@@ -1,5 +1,6 @@
 """What the loop and an oracle say to each other. Q: items of a request."""
 
+import math
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -33,7 +34,7 @@ class Request:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Names; label c means ``classes[c]``. None where labels are numbers."""
+        """Names; label c means ``classes[c]``. Empty where labels are numbers."""
         return self.target.names if isinstance(self.target, Classes) else ()
 
 
@@ -63,7 +64,10 @@ class Annotation:
             raise UserError(f"An annotation's id is an integer, not {self.id!r}.") from None
         object.__setattr__(self, "label", _plain(self.label))
         for name in ("cost", "seconds"):
-            object.__setattr__(self, name, float(getattr(self, name)))
+            value = _float(getattr(self, name))
+            if value is None or not math.isfinite(value):
+                raise UserError(f"An annotation's {name} is a finite number, not {getattr(self, name)!r}.")
+            object.__setattr__(self, name, value)
 
 
 class Oracle(Protocol):
@@ -111,6 +115,15 @@ def _plain(label: object) -> Label:
         return operator.index(label)  # pyright: ignore[reportArgumentType]
     except TypeError:
         pass
-    if not hasattr(label, "__float__"):
+    number = _float(label)
+    if number is None:
         raise UserError(f"An annotation's label is an integer, a number or None, not {label!r}.")
-    return float(label)  # pyright: ignore[reportArgumentType]
+    return number
+
+
+def _float(value: object) -> float | None:
+    """A plain float; None for what cannot be one."""
+    try:
+        return None if isinstance(value, str | complex) else float(value)  # pyright: ignore[reportArgumentType]
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        return None

@@ -54,11 +54,12 @@ class FunctionOracle:
         return self._answers.pop(ticket)
 
     def _labels(self, answer: object, request: Request) -> list[Label]:
-        count, numbers = len(request.ids), request.target.dtype.is_floating_point
-        abstain = float("nan") if numbers else -1
+        count, abstain = len(request.ids), request.target.abstention
         if isinstance(answer, Tensor):
-            answer = answer.cpu()
-        elif isinstance(answer, list | tuple):
+            answer = answer.detach().cpu()
+        elif isinstance(answer, np.ndarray) and answer.dtype == object:
+            answer = answer.tolist()
+        if isinstance(answer, list | tuple):
             answer = [abstain if label is None else label for label in cast(Sequence[object], answer)]
         try:
             array = np.asarray(answer)
@@ -69,7 +70,8 @@ class FunctionOracle:
                 f"The oracle '{self.name}' was asked for {count} labels and gave an answer of shape "
                 f"{list(array.shape)}; it must give one label per item, [{count}]."
             )
+        numbers = request.target.kind == "numbers"
         if array.dtype.kind not in ("iuf" if numbers else "iu"):
-            kind = "numbers" if numbers else "integers"
-            raise UserError(f"The oracle '{self.name}' gave labels of type {array.dtype}; labels are {kind}.")
+            known = "numbers" if numbers else "integers"
+            raise UserError(f"The oracle '{self.name}' gave labels of type {array.dtype}; labels are {known}.")
         return [None if label == abstain or label != label else label for label in array.tolist()]

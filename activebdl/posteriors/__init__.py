@@ -20,7 +20,10 @@ __all__ = ["Draws", "InferenceMethod", "Posterior", "posterior", "posteriors"]
 
 
 class Draws(Protocol):
-    """K functions drawn from a posterior."""
+    """K functions drawn from a posterior.
+
+    Where labels are numbers, they are predicted from ``outputs(x [B, ...]) -> [B, K, O]``, which all of ours have too.
+    """
 
     @property
     def count(self) -> int:
@@ -48,7 +51,7 @@ class InferenceMethod(Protocol):
 
     A method whose draws are all the same function says so by a class attribute ``draws_agree = True``. One that cannot
     treat every network may have ``check(module, example)``, called with a fresh network and two normalised items before
-    any label is asked for.
+    any label is asked for; and ``check_likelihood(likelihood)``, when it cannot treat every kind of label.
     """
 
     def fit(

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from activebdl.data.dataset import Labelled
 from activebdl.errors import UserError
-from activebdl.likelihoods import Categorical, Gaussian
+from activebdl.likelihoods import Categorical, Gaussian, Likelihood
 from activebdl.posteriors._layers import called_layers
 from activebdl.posteriors._shared import OutputDraws, evaluating
 from activebdl.randomness import global_rng_kept
@@ -171,13 +171,22 @@ def _treated(module: nn.Module, x: Tensor) -> list[str]:
 
 def _prepared(labelled: Labelled) -> tuple[Tensor, Tensor, dict[str, Any]]:
     """The items, normalised, their labels, and the likelihood, as laplace-torch wants them."""
+    check_known(labelled.likelihood)
     inputs = labelled.normalise(labelled.inputs)
-    if isinstance(labelled.likelihood, Categorical):
-        return inputs, labelled.labels, {"likelihood": "classification"}
     if isinstance(labelled.likelihood, Gaussian):
         targets = labelled.labels[:, None].to(inputs.dtype)
         return inputs, targets, {"likelihood": "regression", "sigma_noise": labelled.likelihood.noise}
-    raise UserError(
-        "The Laplace approximation of all weights knows classes and Gaussian noise of one size, not "
-        f"{type(labelled.likelihood).__name__}; choose weights 'last'."
-    )
+    return inputs, labelled.labels, {"likelihood": "classification"}
+
+
+def check_known(likelihood: Likelihood) -> None:
+    """Refuses a likelihood that laplace-torch does not know.
+
+    Raises:
+        UserError: It is neither of classes nor of Gaussian noise of one size.
+    """
+    if not isinstance(likelihood, Categorical | Gaussian):
+        raise UserError(
+            "The Laplace approximation of all weights knows classes and Gaussian noise of one size, not "
+            f"{type(likelihood).__name__}; choose weights 'last'."
+        )

@@ -33,7 +33,7 @@ from activebdl.likelihoods import Categorical, Likelihood
 from activebdl.posteriors import posterior
 from activebdl.posteriors._curvature import STRUCTURES, Curvature, best_precision
 from activebdl.posteriors._last_layer import HeadDraws, LastLayer, drops, float64
-from activebdl.posteriors._linearised import LinearisedPosterior, all_weights_posterior, check_all_weights
+from activebdl.posteriors._linearised import LinearisedPosterior, all_weights_posterior, check_all_weights, check_known
 from activebdl.posteriors._shared import evaluating
 from activebdl.randomness import global_rng_from, global_rng_kept
 from activebdl.training import Training, check_outputs, train
@@ -133,6 +133,11 @@ class Laplace:
         """
         self.training.has_prior(module)
         self.check_layers(module, example)
+
+    def check_likelihood(self, likelihood: Likelihood) -> None:
+        """Refuses a likelihood that the approximation of all weights does not know."""
+        if self.weights == "all":
+            check_known(likelihood)
 
     def check_layers(self, module: nn.Module, example: Tensor) -> None:
         """Refuses a network, trained or not, whose layers cannot be treated; see `check`."""

@@ -108,7 +108,7 @@ class Strategy:
     rule: Rule = top_k
     needs_model: bool = True
     needs_disagreement: bool = False
-    target: str = "any"
+    target: str = "classes"
     doc: str = field(default="", repr=False)
     beta: float | None = None
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
@@ -176,7 +176,7 @@ def _adopt(name: str, found: object) -> Strategy:
     if isinstance(found, Strategy):
         return found
     if not callable(found):
-        raise UserError(f"The strategy '{name}' must be a function of log_probs, or of a query.")
+        raise UserError(f"The strategy '{name}' must be a function of log_probs, of moments, or of a query.")
     for known in strategies.known():  # a registered function, found again in its file
         if found in (known.score, known.joint):
             return known
@@ -184,7 +184,7 @@ def _adopt(name: str, found: object) -> Strategy:
     first = next(iter(inspect.signature(found).parameters), "")
     doc = inspect.getdoc(found) or ""
     if first == "query":
-        return Strategy(short, joint=cast(JointFunction, found), doc=doc)
+        return Strategy(short, joint=cast(JointFunction, found), target="any", doc=doc)
     target = "numbers" if first == "moments" else "classes"
     return Strategy(short, score=cast(ScoreFunction, found), target=target, doc=doc)
 
@@ -222,7 +222,8 @@ def joint_strategy(name: str, *, needs_model: bool = True) -> Callable[[J], J]:
     """
 
     def make(joint: JointFunction) -> Strategy:
-        return Strategy(name, joint=joint, needs_model=needs_model, doc=inspect.getdoc(joint) or "")
+        doc = inspect.getdoc(joint) or ""
+        return Strategy(name, joint=joint, needs_model=needs_model, target="any", doc=doc)
 
     return strategies.decorator(name, make)
 
@@ -264,13 +265,14 @@ def _with_options(strategy: Strategy, options: Mapping[str, Any]) -> Strategy:
     return replace(strategy, options={key: value for key, value in options.items() if value != known[key]})
 
 
-def strategy_names(target: str = "any") -> list[str]:
+def strategy_names(target: str = "any", *, forms: bool = True) -> list[str]:
     """All names, the stochastic forms of the scores included.
 
     Args:
         target: Only those for labels of this kind, "classes" or "numbers".
+        forms: Whether stochastic forms are told.
     """
     known = {name: strategies.get(name) for name in strategies.names()}
     plain = [name for name, found in known.items() if target == "any" or found.target in ("any", target)]
     scores = [name for name in plain if known[name].score is not None]
-    return [*plain, *(f"{rule}_{name}" for rule in RULES for name in scores)]
+    return [*plain, *(f"{rule}_{name}" for rule in RULES for name in scores if forms)]

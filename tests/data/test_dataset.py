@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from activebdl import ActiveDataset, Normalise, Numbers, UserError, load
+from activebdl import ActiveDataset, Classes, Normalise, Numbers, UserError, load
 from activebdl.data import StreamedInputs
 from activebdl.data.dataset import chunks
 
@@ -149,6 +149,45 @@ def test_streamed_numbers() -> None:
     assert data.test_labels.tolist() == [0.0, 0.5, 1.0]
     with pytest.raises(UserError, match="Say what a label is"):
         ActiveDataset.from_datasets(Squares(5), Halves())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"numbers": Numbers}, "numbers= takes Numbers"),
+        ({"numbers": True}, "numbers= takes Numbers"),
+        ({"numbers": Numbers(), "classes": ["a", "b"]}, "either classes=.* or numbers="),
+    ],
+)
+def test_what_a_label_is_is_said_once_and_rightly(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        ActiveDataset.from_arrays(X, None, X, Y, **options)
+
+
+@pytest.mark.parametrize("label", ["a", [1.0, 2.0], float("nan")])
+def test_a_streamed_label_that_is_none_is_told(label: Any) -> None:
+    class Bad(Dataset[tuple[Tensor, Any]]):
+        def __len__(self) -> int:
+            return 1
+
+        def __getitem__(self, i: int) -> tuple[Tensor, Any]:
+            return torch.zeros(2), label
+
+    with pytest.raises(UserError, match="test label of item 0 is"):
+        ActiveDataset.from_datasets(Squares(5), Bad(), numbers=Numbers())
+
+
+def test_labels_of_the_wrong_kind_for_the_target_are_refused() -> None:
+    with pytest.raises(UserError, match="pool labels are torch.float32, and labels of classes are torch.int64"):
+        ActiveDataset("a", X, Y.float(), X, Y, Classes(("a", "b", "c")))
+    with pytest.raises(UserError, match="labels must be a tensor or an array of numbers"):
+        ActiveDataset.from_arrays(X, ["1"] * 4, X, Y)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("options", [{"pool": -5}, {"inputs": 3}, {"noise": float("nan")}, {"test": 0}])
+def test_friedman_refuses_what_it_cannot_make(options: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="friedman needs at least 1 item in pool and test, 6 inputs"):
+        load("friedman", **options)
 
 
 def test_diabetes_is_whole_and_split_once_for_all() -> None:

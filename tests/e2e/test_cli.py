@@ -153,6 +153,9 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["run", "digits-small", "--draws", "1"], "so it needs at least 2, and draws is 1"),
     (["run", "diabetes", "--strategy", "bald"], "'bald' is for classes, and the labels of 'diabetes' are numbers"),
     (["run", "digits-small", "--strategy", "gaussian_bald"], "is for numbers, and the labels of 'digits' are classes"),
+    (["run", "diabetes", "--posterior", "map"], "take another posterior, such as mc_dropout, or one of random."),
+    (["run", "diabetes", "--set", "dataset.noise=.inf"], "a standard deviation above 0, or None, and not inf"),
+    (["run", "diabetes", "--set", "posterior={name: laplace, weights: all}"], "laplace-torch"),
     (["run", "digits-small", "--set", "candidates=0"], "candidates should be greater than or equal to 1"),
     (["run", "digits-small", "--posterior", "map"], "those of MAP never do"),
     (["run", "digits-small", "--device", "abacus"], "device 'abacus' cannot be used"),
@@ -182,7 +185,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["run", "digits-small", "--network", "bad.py:no_dropout"], "has no nn.Dropout module"),
     (
         ["run", "digits-small", "--network", "bad.py:too_narrow"],
-        "or mean and log variance of a number; it gave (2, 3)",
+        "or the mean alone where the noise is known. It gave (2, 3)",
     ),
     (["compare", "digits-small", "--strategies", "bald,bald"], "bald twice"),
     (["compare", "digits-small", "--runs", "file"], "cannot be"),

@@ -41,6 +41,18 @@ def test_minus_one_is_a_number_like_any_other() -> None:
     assert ask(lambda items: [-1, -1.0, 3], NUMBERS) == [(7, -1.0), (3, -1.0), (5, 3.0)]
 
 
+def test_a_network_or_an_array_of_objects_may_be_the_oracle() -> None:
+    scale = torch.ones(1, requires_grad=True)
+    assert ask(lambda items: torch.arange(3) * scale, NUMBERS) == [(7, 0.0), (3, 1.0), (5, 2.0)]
+    assert ask(lambda items: np.array([1.0, None, 2.0], dtype=object), NUMBERS) == [(7, 1.0), (3, ABSTAIN), (5, 2.0)]
+
+
+@pytest.mark.parametrize("options", [{"cost": float("nan")}, {"seconds": None}, {"cost": "abc"}])
+def test_a_cost_that_is_no_number_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=f"annotation's {next(iter(options))} is a finite number"):
+        Annotation(7, 1, **options)
+
+
 @pytest.mark.parametrize("label", [float("inf"), -float("inf")])
 def test_a_number_that_is_not_finite_is_refused(label: float) -> None:
     kept, mistake = sort_annotations([Annotation(7, label), Annotation(3, 1)], NUMBERS.ids, NUMBERS.target)
@@ -102,7 +114,7 @@ def test_annotations_hold_plain_numbers() -> None:
     annotation = Annotation(np.int64(7), torch.tensor(2), cost=np.float32(0.5))  # type: ignore[arg-type]
     assert [type(value) for value in (annotation.id, annotation.label, annotation.cost)] == [int, int, float]
     assert Annotation(7, -1) != Annotation(7, ABSTAIN)  # the target tells what -1 means, not the annotation
-    for label in ("2", [1]):
+    for label in ("2", [1], 1j, np.zeros(2), torch.zeros(2)):
         with pytest.raises(UserError, match="An annotation's label is an integer"):
             Annotation(7, label)  # type: ignore[arg-type]
 

@@ -47,7 +47,7 @@ def test_labels_of_one_class_alone_are_learned(name: str, labels: list[int]) -> 
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_network_for_another_number_of_classes_is_refused(name: str) -> None:
-    with pytest.raises(UserError, match=r"outputs of shape \(\d, 5\): one column per class.* it gave \(\d, 3\)"):
+    with pytest.raises(UserError, match=r"outputs of shape \(\d, 5\): one column per class.* It gave \(\d, 3\)"):
         method(name).fit(network, labelled([0, 4, 2, 3], classes=5), generator=seeded())
 
 
