@@ -1,0 +1,64 @@
+"""TypiClust: typical items of clusters that have no label yet (Hacohen, Dekel, Weinshall 2022), for the cold start."""
+
+import torch
+from torch import Tensor
+
+from activebdl.errors import UserError
+from activebdl.strategies import Query, joint_strategy
+from activebdl.strategies._clusters import AT_A_TIME, distances, in_turn, lloyd, points
+
+
+@joint_strategy("typiclust", needs_model=False)
+def typiclust(query: Query, *, components: int = 50, max_clusters: int = 500, neighbours: int = 20) -> Tensor:
+    """The most typical item of each of the largest clusters without a label. Needs no model.
+
+    typicality(x) = ( 1/k sum_{j = 1..k} |x - its j-th nearest neighbour in the cluster| )^-1
+
+    The clusters are those of k-means over labelled and unlabelled items: one for each label there is or is asked for,
+    so that at least Q of them have none. Where they run out, it is the turn of those that have the fewest.
+
+    x is the input as a network reads it, reduced to its principal components. The paper clusters features learned
+    without labels; inputs do in their place where what is near looks alike, as with digits, and not with photographs.
+
+    Args:
+        query: What is asked.
+        components: Principal components that are kept, at most.
+        max_clusters: Clusters, at most.
+        neighbours: k, at most; a smaller cluster has fewer.
+    """
+    if max_clusters < 1 or neighbours < 1:
+        raise UserError(f"typiclust needs at least 1 cluster and 1 neighbour, not {max_clusters} and {neighbours}.")
+    labelled = query.labelled.long()
+    ids, x = points(query, torch.cat([labelled, query.unlabelled]).sort().values, components)
+    count = min(len(labelled) + query.quantity, max_clusters)
+    assigned, _ = lloyd(x, count, query.generator)
+    known = torch.isin(ids, labelled)
+    chosen = in_turn(
+        assigned[~known],
+        spacing(x, assigned, neighbours)[~known],
+        labelled=assigned[known].bincount(minlength=count),
+        sizes=assigned.bincount(minlength=count),
+        quantity=query.quantity,
+        generator=query.generator,
+    )
+    return ids[~known][chosen]
+
+
+def spacing(x: Tensor, assigned: Tensor, neighbours: int) -> Tensor:
+    """One over the typicality: the mean distance of each point from its nearest in the cluster, ``[N]``.
+
+    Args:
+        x: ``[N, P]``.
+        assigned: Each point's cluster, ``[N]``.
+        neighbours: k; as many as there are in a smaller cluster. A point alone has none, and 0.
+    """
+    mean = torch.zeros(len(x))
+    for cluster in assigned.unique():
+        members = (assigned == cluster).nonzero().flatten()
+        k = min(neighbours, len(members) - 1)
+        if k == 0:
+            continue
+        for some in members.split(max(1, AT_A_TIME // len(members))):
+            # A point is at 0 from itself, the first of the k + 1 nearest, which adds nothing to the sum.
+            mean[some] = distances(x[some], x[members]).topk(k + 1, largest=False).values.sum(dim=1) / k
+    return mean
