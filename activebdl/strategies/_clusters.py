@@ -116,8 +116,11 @@ def plus_plus(x: Tensor, count: int, generator: torch.Generator) -> Tensor:
 
 def nearest(x: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
     """The nearest of the centres ``[M, P]`` to each point: which ``[N]``, and how far ``[N]``."""
-    found = [distances(some, centres).min(dim=1) for some in x.split(max(1, AT_A_TIME // len(centres)))]
-    return torch.cat([some.indices for some in found]), torch.cat([some.values for some in found])
+    c = centres.double()
+    half = c.square().sum(dim=1) / 2  # |x - c|^2 / 2 is |c|^2 / 2 - x.c, but for what all centres share
+    chunks = x.split(max(1, AT_A_TIME // len(c)))
+    assigned = torch.cat([torch.addmm(half, some.double(), c.T, alpha=-1).argmin(dim=1) for some in chunks])
+    return assigned, (x - centres[assigned]).square().sum(dim=1).sqrt()
 
 
 def means(x: Tensor, assigned: Tensor, centres: Tensor) -> Tensor:
@@ -127,11 +130,6 @@ def means(x: Tensor, assigned: Tensor, centres: Tensor) -> Tensor:
         total.index_add_(0, cluster, some.double())
     sizes = assigned.bincount(minlength=len(centres))[:, None]
     return torch.where(sizes > 0, (total / sizes.clamp_min(1)).float(), centres)
-
-
-def distances(a: Tensor, b: Tensor) -> Tensor:
-    """Euclidean distances ``[n, m]``, from differences and not from a product: equal points are at 0 exactly."""
-    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def sum_of_squares(distances: Tensor) -> float:

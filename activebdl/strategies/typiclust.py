@@ -5,7 +5,7 @@ from torch import Tensor
 
 from activebdl.errors import UserError
 from activebdl.strategies import Query, joint_strategy
-from activebdl.strategies._clusters import AT_A_TIME, distances, in_turn, lloyd, points
+from activebdl.strategies._clusters import AT_A_TIME, in_turn, lloyd, points
 
 
 @joint_strategy("typiclust", needs_model=False)
@@ -59,6 +59,8 @@ def spacing(x: Tensor, assigned: Tensor, neighbours: int) -> Tensor:
         if k == 0:
             continue
         for some in members.split(max(1, AT_A_TIME // len(members))):
-            # A point is at 0 from itself, the first of the k + 1 nearest, which adds nothing to the sum.
-            mean[some] = distances(x[some], x[members]).topk(k + 1, largest=False).values.sum(dim=1) / k
+            # From differences, not from a product: equal points are at 0 exactly. So is a point from itself, the first
+            # of its k + 1 nearest, which adds nothing to the sum.
+            distances = torch.cdist(x[some], x[members], compute_mode="donot_use_mm_for_euclid_dist")
+            mean[some] = distances.topk(k + 1, largest=False).values.sum(dim=1) / k
     return mean
