@@ -19,6 +19,7 @@ from activebdl.posteriors import InferenceMethod, posteriors
 from activebdl.progress import Progress, silent
 from activebdl.spec import Named, RunSpec
 from activebdl.strategies import Strategy, resolve
+from activebdl.strategies._start import find_start
 
 D = TypeVar("D")
 
@@ -40,6 +41,7 @@ def build(
         UserError: A name that is unknown, an option that does not exist, numbers that do not fit together.
     """
     counts, strategy, posterior = spec.label_counts(), make_strategy(spec.strategy), make_method(spec.posterior)
+    find_start(spec.start)
     networks.get(spec.network.name)  # unknown names are told before any byte of data is fetched
     dataset = dataset or make_dataset(spec.dataset, progress=progress is not silent)
     return ActiveLearning(

@@ -42,7 +42,11 @@ def listings(runs: Path) -> dict[str, Callable[[], Rows]]:
 def _strategies() -> Rows:
     known = [strategies.get(name) for name in strategies.names()]
     rows = [(s.name, ("numbers: " if s.target == "numbers" else "") + _first_line(s.doc)) for s in known]
-    return [*rows, ("power_, softmax_, softrank_", "in front of a score: a stochastic choice, less redundant")]
+    return [
+        *rows,
+        ("power_, softmax_, softrank_", "in front of a score: a stochastic choice, less redundant"),
+        ("per_cost_", "in front of a score, behind these: for each unit of what an item's label costs"),
+    ]
 
 
 def _posteriors() -> Rows:

@@ -85,7 +85,7 @@ class ActiveLearning:
         posterior: The inference method.
         strategy: A name such as "bald" or "power_bald", a score function of log_probs or moments, or a `Strategy`.
         oracle: A name, a function of items that returns labels, or an object with submit and poll.
-        start: How the first items are chosen: "random" or "balanced".
+        start: How the first items are chosen: "balanced", or a strategy that needs no model, such as "random".
         draws: K, draws of the posterior that the strategy sees.
         test_draws: Draws of the posterior that the test set is predicted with.
         candidates: Unlabelled items that the strategy sees in a round, chosen at random anew each time; None for all.
@@ -176,8 +176,8 @@ class ActiveLearning:
         with self.progress("score", 0 if draws is None else len(unlabelled)) as advance:
             scorer = None if draws is None else belief.scorer(draws, self.dataset.pool, advance)
             rng = generator(self.seed, round, "select" + again)
-            inputs, normalise = self.dataset.pool, self.dataset.normalise
-            query = Query(unlabelled, pool.labelled, quantity, rng, scorer, inputs, normalise)
+            data = self.dataset
+            query = Query(unlabelled, pool.labelled, quantity, rng, scorer, data.pool, data.normalise, data.costs)
             selection = strategy.select(query)
         asked = Asked(tuple(selection.ids.tolist()), _scores(selection), time.perf_counter() - begin)
         journal.write_request(round, attempt, asked)
@@ -239,6 +239,11 @@ class ActiveLearning:
             raise UserError(
                 f"'{self.strategy.name}' is for {self.strategy.target}, and the labels of '{self.dataset.name}' are "
                 f"{kind}; take one of {', '.join(strategy_names(kind))} (a score of numbers takes 'moments')."
+            )
+        if self.strategy.needs_costs and self.dataset.costs is None:
+            raise UserError(
+                f"'{self.strategy.name}' divides by what the label of an item costs, and the data set "
+                f"'{self.dataset.name}' has no costs; give it costs=, or take the score without 'per_cost_'."
             )
         if self.strategy.needs_disagreement and self.draws < 2:
             raise UserError(

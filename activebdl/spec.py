@@ -11,7 +11,7 @@ budget: 1000
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, cast
+from typing import Annotated, Any, Self, cast
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -65,7 +65,7 @@ class RunSpec(BaseModel):
     posterior: Named = Named(name="mc_dropout")
     strategy: Named = Named(name="power_bald")
     oracle: str = "dataset"
-    start: Literal["random", "balanced"] = "random"
+    start: str = Field("random", description="the first items: balanced, or a strategy that needs no model")
     initial: int = Field(20, description="labels before the first fit")
     budget: int = Field(1000, description="labels at the end")
     query_size: int = Field(20, description="items asked for at a time, at least")

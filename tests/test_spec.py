@@ -76,7 +76,7 @@ BAD: list[tuple[str, str]] = [
     ("compare:\n  seeds: [0, -1]\n", "line 2: compare.seeds.1 should be greater than or equal to 0, not -1"),
     ("compare:\n  seeds: [4, 4]\n", "line 1: compare.seeds has 4 twice; each stands there once.$"),
     ("compare:\n  seed: [1]\n", "line 2: there is no setting 'compare.seed'. Known: strategies, seeds"),
-    ("start: warm\n", "line 1: start should be 'random' or 'balanced', not 'warm'"),
+    ("start: 3\n", "line 1: start should be a valid string, not 3"),
     ("draws: 0\n", "line 1: draws should be greater than or equal to 1, not 0"),
 ]
 

@@ -118,6 +118,8 @@ class ActiveDataset:
         test_labels: ``[T]``.
         target: `Classes` or `Numbers`.
         normalise: Turns stored inputs into what a network reads.
+        costs: What the label of each pool item costs, ``[N]`` float64, positive, in the user's own unit; None where
+            items do not differ, or nobody says.
     """
 
     name: str
@@ -127,6 +129,7 @@ class ActiveDataset:
     test_labels: Tensor
     target: Target
     normalise: Normalise = field(default_factory=Normalise)
+    costs: Tensor | None = None
 
     def __post_init__(self) -> None:
         if len(self.pool) == 0 or len(self.test) == 0:
@@ -134,6 +137,8 @@ class ActiveDataset:
         if self.labels is not None:
             _check_labels(self.labels, len(self.pool), self.target, "pool")
         _check_labels(self.test_labels, len(self.test), self.target, "test")
+        if self.costs is not None:
+            object.__setattr__(self, "costs", _costs(self.costs, len(self.pool)))
         for inputs, side in ((self.pool, "pool"), (self.test, "test")):
             if isinstance(inputs, Tensor):
                 _check_finite(inputs, side)
@@ -159,6 +164,7 @@ class ActiveDataset:
         classes: Sequence[str] | None = None,
         numbers: Numbers | None = None,
         normalise: Normalise | None = None,
+        costs: Tensor | np.ndarray[Any, Any] | None = None,
     ) -> "ActiveDataset":
         """A data set of the user's own tensors or arrays.
 
@@ -171,6 +177,7 @@ class ActiveDataset:
             classes: Names; "0", "1", ... when not given.
             numbers: When labels are numbers, ``Numbers()`` or one that knows more of their noise.
             normalise: How stored inputs become what a network reads.
+            costs: ``[N]`` positive numbers, what a label of each item costs; see "per_cost_" in `activebdl.strategies`.
         """
         x, t = _inputs(pool), _inputs(test)
         target = None if classes is None and numbers is None else _target(classes, numbers)
@@ -179,10 +186,11 @@ class ActiveDataset:
         test_y = column(test_labels, "test_labels")
         if normalise is None:
             normalise = Normalise(scale=255.0) if x.dtype == torch.uint8 else Normalise()
+        costs = None if costs is None else _floats(costs, "costs")
         if target is None:
             highest = max(int(v.max()) for v in (y, test_y) if v is not None and len(v))
             target = Classes(tuple(str(c) for c in range(highest + 1)))
-        return ActiveDataset(name, x, y, t, test_y, target, normalise)
+        return ActiveDataset(name, x, y, t, test_y, target, normalise, costs)
 
     @staticmethod
     def from_datasets(
@@ -194,6 +202,7 @@ class ActiveDataset:
         name: str = "custom",
         labels: Tensor | np.ndarray[Any, Any] | None = None,
         normalise: Normalise | None = None,
+        costs: Tensor | np.ndarray[Any, Any] | None = None,
         workers: int = 0,
     ) -> "ActiveDataset":
         """A data set of map-style torch ``Dataset`` objects, whose inputs are streamed and never held whole.
@@ -206,6 +215,7 @@ class ActiveDataset:
             name: How it is called in reports.
             labels: ``[N]`` for the data set's own oracle; None when an oracle of yours gives them.
             normalise: How stored inputs become what a network reads; unchanged when not given.
+            costs: ``[N]`` positive numbers, what a label of each item costs; see "per_cost_" in `activebdl.strategies`.
             workers: Processes that read ahead.
         """
         target = _target(classes, numbers)
@@ -213,7 +223,9 @@ class ActiveDataset:
         test_labels = _read_labels(test, target)
         y = None if labels is None else column(labels, "labels")
         pool_inputs, test_inputs = StreamedInputs(pool, workers), StreamedInputs(test, workers)
-        return ActiveDataset(name, pool_inputs, y, test_inputs, test_labels, target, normalise or Normalise())
+        normalise = normalise or Normalise()
+        costs = None if costs is None else _floats(costs, "costs")
+        return ActiveDataset(name, pool_inputs, y, test_inputs, test_labels, target, normalise, costs)
 
 
 @dataclass(frozen=True)
@@ -314,6 +326,19 @@ def _check_labels(labels: Tensor, count: int, target: Target, side: str) -> None
         at = int(wrong.nonzero()[0])
         what = f"run from 0 to {target.width - 1}" if isinstance(target, Classes) else "are finite numbers"
         raise UserError(f"The {side} label of item {at} is {labels[at].item()}; labels {what}.")
+
+
+def _costs(costs: Tensor, count: int) -> Tensor:
+    """In float64; refused when they are not one positive finite number for each of ``count`` items."""
+    costs = _floats(costs, "costs")
+    rule = f"Costs are positive finite numbers, one for each of the {count} pool items"
+    if len(costs) != count:
+        raise UserError(f"{rule}, and {len(costs)} were given.")
+    wrong = ~(torch.isfinite(costs) & (costs > 0))
+    if bool(wrong.any()):
+        at = int(wrong.nonzero()[0])
+        raise UserError(f"{rule}, and that of item {at} is {costs[at].item()}.")
+    return costs
 
 
 def _check_finite(inputs: Tensor, side: str) -> None:

@@ -10,7 +10,7 @@ from activebdl.oracles.function import FunctionOracle
 
 @oracle("dataset")
 def dataset(dataset: ActiveDataset) -> Oracle:
-    """Looks the label up in the data set.
+    """Looks the label up in the data set, and what it costs where the data set has costs.
 
     Raises:
         UserError: The data set has no labels.
@@ -24,4 +24,4 @@ def dataset(dataset: ActiveDataset) -> Oracle:
     def look_up(items: Tensor, ids: Tensor) -> Tensor:
         return labels[ids]
 
-    return FunctionOracle(look_up, name="dataset")
+    return FunctionOracle(look_up, name="dataset", costs=dataset.costs)

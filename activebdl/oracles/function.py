@@ -22,11 +22,13 @@ class FunctionOracle:
             array or tensor: integers for classes, and numbers where labels are numbers. None, or -1 among classes and
             NaN among numbers, leaves an item unlabelled. A parameter called ``ids`` is given the items' ids.
         name: The annotator's name in the journal.
+        costs: What an answer costs, ``[N]`` by id; None for nothing.
     """
 
-    def __init__(self, function: Callable[..., Any], name: str = "function") -> None:
+    def __init__(self, function: Callable[..., Any], name: str = "function", costs: Tensor | None = None) -> None:
         self.function = function
         self.name = name
+        self.costs = costs
         self._takes_ids = "ids" in inspect.signature(function).parameters
         self._answers: dict[str, list[Annotation]] = {}
 
@@ -44,8 +46,10 @@ class FunctionOracle:
             raise UserError(f"The oracle '{self.name}' failed: {type(error).__name__}: {error}.") from error
         labels = self._labels(answer, request)
         seconds = (time.perf_counter() - start) / len(labels)
+        costs = [0.0] * len(labels) if self.costs is None else self.costs[list(request.ids)].tolist()
         self._answers[request.key] = [
-            Annotation(id, label, self.name, seconds=seconds) for id, label in zip(request.ids, labels, strict=True)
+            Annotation(id, label, self.name, cost, seconds)
+            for id, label, cost in zip(request.ids, labels, costs, strict=True)
         ]
         return request.key
 

@@ -8,7 +8,10 @@ The common kind is a score, a plain function ``f(log_probs [N, K, C]) -> scores 
 Scores of numbers take `activebdl.regression.Moments` in their place: ``@strategy("gaussian_bald", target="numbers")``.
 
 A score becomes a strategy by a selection rule (`activebdl.strategies._selection`): the top Q, or the stochastic rules
-power, softmax and softrank, named in front: "power_bald". A joint strategy looks at the query as a whole:
+power, softmax and softrank, named in front: "power_bald". Where items differ in what their labels cost, "per_cost_" in
+front of a score, behind a rule, divides it by the item's cost: "per_cost_bald", "power_per_cost_bald".
+
+A joint strategy looks at the query as a whole:
 
     @joint_strategy("random", needs_model=False)
     def random(query): ...
@@ -33,6 +36,9 @@ from activebdl.strategies._selection import DEFAULT_BETA, RULES, Rule, top_k
 
 __all__ = ["Query", "Selection", "Strategy", "joint_strategy", "resolve", "strategies", "strategy", "strategy_names"]
 
+PER_COST = "per_cost_"
+"""In front of a score's name: for each unit of what the item's label costs."""
+
 
 @dataclass(frozen=True)
 class Query:
@@ -46,6 +52,7 @@ class Query:
         scorer: The posterior's draws over the pool; None for strategies that need no model.
         inputs: The pool's inputs, as they are stored; ids are positions in it.
         normalise: Turns them into what a network reads.
+        costs: What a label of each of the pool's items costs, ``[N]`` by id, float64; None where nobody says.
     """
 
     unlabelled: Tensor
@@ -55,6 +62,7 @@ class Query:
     scorer: Scorer | None = None
     inputs: Inputs | None = None
     normalise: Normalise = field(default_factory=Normalise)
+    costs: Tensor | None = None
 
     def items(self, ids: Tensor) -> Tensor:
         """Inputs ``[n, ...]`` as a network reads them, on the CPU: for strategies that look at the items themselves."""
@@ -96,6 +104,7 @@ class Strategy:
         rule: How scores become a choice.
         needs_model: Whether the posterior has to be fitted and sampled for it.
         needs_disagreement: Whether the score is zero unless draws differ.
+        needs_costs: Whether the score is divided by what the item's label costs.
         target: What labels it is for: "classes", "numbers" or "any".
         doc: What it does, from its docstring.
         beta: Of the stochastic rule; None where there is none.
@@ -108,6 +117,7 @@ class Strategy:
     rule: Rule = top_k
     needs_model: bool = True
     needs_disagreement: bool = False
+    needs_costs: bool = False
     target: str = "classes"
     doc: str = field(default="", repr=False)
     beta: float | None = None
@@ -158,8 +168,19 @@ class Strategy:
             unseen = replace(query.model, on_items=ignore)  # no progress: these items come again
             check_draws(unseen.draws, unseen.predictions(query.unlabelled[:32]))
         scores = query.model.scores(query.unlabelled, self.scores)
+        if self.needs_costs:
+            scores = self._per_cost(scores, query)
         chosen = self.rule(scores, query.quantity, query.generator)
         return Selection(query.unlabelled[chosen], scores[chosen])
+
+    def _per_cost(self, scores: Tensor, query: Query) -> Tensor:
+        if query.costs is None:
+            raise UserError(f"This query has no costs, by which '{self.name}' divides.")
+        # A negative score would be the better for a high cost. BALD and its like are >= 0 up to rounding.
+        if bool((scores.isfinite() & (scores < -1e-4)).any()):
+            raise UserError(f"'{self.name}' divides scores by costs, so they must not be negative, and some are.")
+        scores = torch.where(scores.isfinite(), scores.clamp_min(0), scores)  # -inf is never asked for, at any cost
+        return scores / query.costs[query.unlabelled]
 
     def _joint(self, query: Query) -> Selection:
         assert self.joint is not None
@@ -232,27 +253,42 @@ def resolve(strategy: str | Strategy | ScoreFunction, *, beta: float | None = No
     """The strategy that is meant.
 
     Args:
-        strategy: A name, with a stochastic rule in front or not ("bald", "power_bald"); a function of ``log_probs``, of
-            ``moments`` or of a ``query``, by the name of its parameter; a `Strategy`.
+        strategy: A name, with a stochastic rule or "per_cost_" in front or not ("bald", "power_bald", "per_cost_bald",
+            "power_per_cost_bald"); a function of ``log_probs``, of ``moments`` or of a ``query``, by the name of its
+            parameter; a `Strategy`.
         beta: Of the stochastic rule: higher is closer to the top Q. None takes 1.
         options: Settings of the strategy's own, the keyword-only parameters of its function.
 
     Raises:
-        UserError: An unknown name, a rule in front of a strategy without scores, a beta without a rule, or an option
-            that the strategy does not take.
+        UserError: An unknown name, a rule or "per_cost_" in front of a strategy without scores, a beta without a rule,
+            or an option that the strategy does not take.
     """
     if not isinstance(strategy, str):
         return _with_options(_adopt(getattr(strategy, "__name__", "custom"), strategy), options)
     rule_name, _, rest = strategy.partition("_")
     if rule_name in RULES and rest:
-        base = _with_options(strategies.get(rest), options)
+        base = _named(rest, options)
         if base.score is None:
             raise UserError(f"'{rest}' has no scores, so the rule '{rule_name}' cannot be put in front of it.")
         beta = DEFAULT_BETA if beta is None else beta
         return replace(base, name=strategy, rule=RULES[rule_name](beta), beta=beta)
     if beta is not None:
         raise UserError(f"'{strategy}' has no stochastic rule, so it takes no beta; is power_{strategy} meant?")
-    return _with_options(strategies.get(strategy), options)
+    return _named(strategy, options)
+
+
+def _named(name: str, options: Mapping[str, Any]) -> Strategy:
+    """By its name without a rule."""
+    plain = name.removeprefix(PER_COST)
+    if plain == name:
+        return _with_options(strategies.get(name), options)
+    rule = plain.partition("_")[0]
+    if rule in RULES:
+        raise UserError(f"'{PER_COST}' stands behind the rule: {rule}_{PER_COST}{plain.removeprefix(f'{rule}_')}.")
+    base = _with_options(strategies.get(plain), options)
+    if base.score is None:
+        raise UserError(f"'{plain}' has no scores, so '{PER_COST}' cannot be put in front of it.")
+    return replace(base, name=name, needs_costs=True)
 
 
 def _with_options(strategy: Strategy, options: Mapping[str, Any]) -> Strategy:
@@ -266,7 +302,7 @@ def _with_options(strategy: Strategy, options: Mapping[str, Any]) -> Strategy:
 
 
 def strategy_names(target: str = "any", *, forms: bool = True) -> list[str]:
-    """All names, the stochastic forms of the scores included.
+    """All names, the stochastic forms of the scores and those per unit of cost included.
 
     Args:
         target: Only those for labels of this kind, "classes" or "numbers".
@@ -275,4 +311,6 @@ def strategy_names(target: str = "any", *, forms: bool = True) -> list[str]:
     known = {name: strategies.get(name) for name in strategies.names()}
     plain = [name for name, found in known.items() if target == "any" or found.target in ("any", target)]
     scores = [name for name in plain if known[name].score is not None]
-    return [*plain, *(f"{rule}_{name}" for rule in RULES for name in scores if forms)]
+    fronts = [f"{rule}_" for rule in RULES]
+    fronts += [PER_COST, *(front + PER_COST for front in fronts)]
+    return [*plain, *(front + name for front in fronts for name in scores if forms)]

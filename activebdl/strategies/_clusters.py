@@ -39,7 +39,7 @@ def points(query: Query, ids: Tensor, components: int) -> tuple[Tensor, Tensor]:
     if components < 1:
         raise UserError(f"Items are reduced to at least 1 of their components, not {components}.")
     width = query.items(ids[:1]).numel()
-    narrow = _count_sketch(width, query.generator) if width > WIDEST else lambda x: x
+    narrow = _count_sketch(width, query.generator) if width > WIDEST else None
 
     def read() -> Iterator[Tensor]:
         for some in ids.split(max(1, AT_A_TIME // width)):
@@ -47,7 +47,8 @@ def points(query: Query, ids: Tensor, components: int) -> tuple[Tensor, Tensor]:
             if not bool(torch.isfinite(x).all()):
                 bad = ~torch.isfinite(x).all(dim=1)
                 raise UserError(f"The input of item {int(some[bad][0])} holds NaN or infinity; mend or drop it.")
-            yield narrow(x.double())  # float64, so that items that are equal stay so
+            exact = x.double()  # so that sums in another order are the same once they are rounded to float32
+            yield exact if narrow is None else narrow(exact)
 
     mean, basis = principal_axes(read, components)
     x = torch.cat([((some - mean) if basis is None else (some - mean) @ basis).float() for some in read()])
@@ -71,7 +72,10 @@ def principal_axes(read: Callable[[], Iterator[Tensor]], components: int) -> tup
         return mean, None
     axes = torch.linalg.eigh(gram / count - mean.outer(mean)).eigenvectors[:, -components:].flip(1)
     largest = axes.gather(0, axes.abs().argmax(dim=0, keepdim=True))
-    return mean, axes * largest.sign()  # an axis has two directions: take the one in which its largest entry is positive
+    return (
+        mean,
+        axes * largest.sign(),
+    )  # an axis has two directions: take the one in which its largest entry is positive
 
 
 def lloyd(x: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

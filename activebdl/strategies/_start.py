@@ -5,24 +5,50 @@ from torch import Tensor
 
 from activebdl.data.dataset import ActiveDataset
 from activebdl.errors import UserError
-from activebdl.strategies import Query, Strategy, strategies
+from activebdl.strategies import Query, Strategy, resolve, strategies, strategy_names
+
+BALANCED = "balanced"
+
+
+def find_start(name: str) -> Strategy | None:
+    """The strategy that chooses the initial items; None for "balanced", which takes a data set to make.
+
+    Raises:
+        UserError: An unknown name, or a strategy that needs a model.
+    """
+    if name == BALANCED:
+        return None
+    if ":" not in name and name not in strategies.names() and name not in strategy_names():
+        raise UserError(f"Unknown start '{name}'. Known: {_known()}; or a strategy of your own that needs no model.")
+    found = resolve(name)
+    if found.needs_model:
+        raise UserError(
+            f"The start '{name}' needs a model, and there is none before the first label. Take one of {_known()}; or "
+            "one of your own, registered by @joint_strategy(..., needs_model=False)."
+        )
+    return found
+
+
+def _known() -> str:
+    free = (name for name in strategies.names() if not strategies.get(name).needs_model)
+    return ", ".join((BALANCED, *free))
 
 
 def make_start(name: str, dataset: ActiveDataset) -> Strategy:
     """How the initial items are chosen.
 
     Args:
-        name: "random", or "balanced": as many of each class as can be. Gal et al. (2017) and Kirsch et al. (2019)
-            start so; it looks at the data set's labels, which a real pool does not have.
+        name: A strategy that needs no model, such as "random", "k_means" or "typiclust", by name or reference; or
+            "balanced": as many of each class as can be. Gal et al. (2017) and Kirsch et al. (2019) start so; it looks
+            at the data set's labels, which a real pool does not have.
         dataset: Whose items they are.
 
     Raises:
-        UserError: An unknown name, or "balanced" for a pool without labels.
+        UserError: An unknown name, a strategy that needs a model, or "balanced" for a pool without labels.
     """
-    if name == "random":
-        return strategies.get("random")
-    if name != "balanced":
-        raise UserError(f"Unknown start '{name}'. Known: random, balanced.")
+    found = find_start(name)
+    if found is not None:
+        return found
     if not dataset.classes:
         raise UserError(f"A balanced start needs classes, and the labels of '{dataset.name}' are numbers.")
     if dataset.labels is None:
@@ -32,7 +58,7 @@ def make_start(name: str, dataset: ActiveDataset) -> Strategy:
     def balanced(query: Query) -> Tensor:
         return _balanced(labels, query)
 
-    return Strategy("balanced", joint=balanced, needs_model=False)
+    return Strategy(BALANCED, joint=balanced, needs_model=False)
 
 
 def _balanced(labels: Tensor, query: Query) -> Tensor:
