@@ -30,8 +30,8 @@ def points(query: Query, ids: Tensor, components: int) -> tuple[Tensor, Tensor]:
         components: P; all D features are kept where there are no more.
 
     Returns:
-        The ids in another order, which is that of the points alone and at random between equal points, so that the
-        order of the pool has no say in what is made of them; and the points ``[N, P]`` in that order, float32.
+        The ids in the order of their points, so that the order of the pool has no say in what is made of them; and the
+        points ``[N, P]`` in that order, float32.
 
     Raises:
         UserError: No component, or an item with NaN or infinity.
@@ -52,8 +52,7 @@ def points(query: Query, ids: Tensor, components: int) -> tuple[Tensor, Tensor]:
 
     mean, basis = principal_axes(read, components)
     x = torch.cat([((some - mean) if basis is None else (some - mean) @ basis).float() for some in read()])
-    shuffled = torch.randperm(len(ids), generator=query.generator)
-    order = shuffled[_sorted_by(*x[shuffled].unbind(dim=1))]
+    order = _sorted_by(*x.unbind(dim=1))
     return ids[order], x[order]
 
 

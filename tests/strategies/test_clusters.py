@@ -98,7 +98,7 @@ def test_the_order_of_the_pool_has_no_say(
 @pytest.mark.parametrize("name", NAMES)
 def test_equal_items_are_chosen_equally_often(name: str) -> None:
     x = torch.cat([torch.ones(4, 2), torch.tensor([[9.0, 9.0]])])  # four that are equal, one far away
-    trials = 800
+    trials = 500
     count = Counter(id for seed in range(trials) for id in resolve(name).select(query_of(x, 2, seed=seed)).ids.tolist())
     assert count[4] == trials
     assert all(abs(count[i] / trials - 1 / 4) < 4.5 * math.sqrt(3 / 16 / trials) for i in range(4))
@@ -106,7 +106,7 @@ def test_equal_items_are_chosen_equally_often(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_all_items_equal_is_random(name: str) -> None:
-    trials = 800
+    trials = 500
     chosen = [resolve(name).select(query_of(torch.zeros(5, 3), 2, seed=seed)).ids.tolist() for seed in range(trials)]
     count = Counter(id for ids in chosen for id in ids)
     assert all(abs(count[i] / trials - 2 / 5) < 4.5 * math.sqrt(6 / 25 / trials) for i in range(5))
