@@ -204,9 +204,7 @@ def _candidates(query: Query, candidates: int | None) -> Tensor:
     count = total if candidates is None else max(candidates, query.quantity)
     if count >= total:
         return query.unlabelled
-    say(
-        f"  bait looks at {count:,} of {total:,} unlabelled items, drawn at random; its option 'candidates' sets how many"
-    )
+    say(f"  bait looks at {count:,} of {total:,} unlabelled items, drawn at random; its option 'candidates' sets that")
     return query.unlabelled[torch.randperm(total, generator=query.generator)[:count].sort().values]
 
 
