@@ -148,7 +148,7 @@ class Trace:
             self.inner[part] -= sign * wk @ w.mT
             cross = wk @ x.mT
             self.outer[part] += wk @ (y.T @ uy) @ wk.mT - sign * (cross + cross.mT)
-        self.inverse -= sign * y @ k @ y.T
+        self.inverse.addmm_(y @ k, y.T, alpha=-sign)
 
     def keep(self, items: Tensor) -> None:
         """Forgets all items but these, by position or mask; M stays as it is."""

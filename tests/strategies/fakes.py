@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from hypothesis import strategies as st
@@ -49,7 +50,7 @@ class Known:
         labelled = torch.tensor(sorted(self.labelled), dtype=torch.long)
         return Query(torch.tensor(self.unlabelled), labelled, quantity, generator, scorer)
 
-    def choose(self, name: str, quantity: int, seed: int = 0, **options: object) -> list[int]:
+    def choose(self, name: str, quantity: int, seed: int = 0, **options: Any) -> list[int]:
         return resolve(name, **options).select(self.query(quantity, seed)).ids.tolist()
 
     def in_order(self, order: Tensor) -> "Known":
@@ -78,7 +79,7 @@ def pools(draw: Callable[..., int], *, duplicates: bool = True) -> Known:
     return Known(known.log_probs[same], known.features[same], known.labelled)
 
 
-def keeps_its_promises(name: str, known: Known, quantity: int, seed: int, **options: object) -> None:
+def keeps_its_promises(name: str, known: Known, quantity: int, seed: int, **options: Any) -> None:
     """Distinct unlabelled ids, as many as were asked for, and the seed decides which."""
     chosen = known.choose(name, quantity, seed, **options)
     assert len(set(chosen)) == len(chosen) == quantity
@@ -88,7 +89,7 @@ def keeps_its_promises(name: str, known: Known, quantity: int, seed: int, **opti
     assert sorted(known.choose(name, len(known.unlabelled), seed, **options)) == known.unlabelled
 
 
-def breaks_ties_at_random(name: str, **options: object) -> None:
+def breaks_ties_at_random(name: str, **options: Any) -> None:
     """Of 8 items that are all the same, two labelled, each pair of the others is chosen as often as any."""
     one = pool(1, seed=0)
     known = Known(one.log_probs.expand(8, -1, -1), one.features.expand(8, -1), [0, 4])

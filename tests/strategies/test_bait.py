@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -219,7 +220,7 @@ def test_sure_predictions_bring_nothing_and_are_chosen_last() -> None:
     "wrong",
     [{"candidates": 0}, {"oversample": 0.5}, {"oversample": math.nan}, {"regularisation": 0.0}, {"components": 0}],
 )
-def test_options_out_of_range_are_told(wrong: dict[str, object]) -> None:
+def test_options_out_of_range_are_told(wrong: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=f"option '{next(iter(wrong))}' must be"):
         resolve("bait", **wrong).select(pool(6, seed=0).query(2))
 
