@@ -108,6 +108,9 @@ def test_duplicates_come_last_in_any_order(seed: int, kinds: int, copies: int, n
     order = torch.randperm(kinds * copies, generator=torch.Generator().manual_seed(seed)) % kinds
     wobble = 1 + noise * (2 * torch.rand(kinds * copies, 6, generator=torch.Generator().manual_seed(seed)) - 1)
     known = Known(base.log_probs[order], base.features[order] * wobble)
+    gradients = Gradients.of(known.p, known.features)
+    for i in range(len(order)):
+        assert (gradients.squared_distances(i) == 0).tolist() == (order == order[i]).tolist()
     chosen = known.choose("badge", kinds, seed)
     assert sorted(order[chosen].tolist()) == list(range(kinds))
 

@@ -122,6 +122,14 @@ def test_duplicates_come_last_also_far_from_the_origin(offset: float) -> None:
     assert [i % 4 for i in chosen[:3]] == [3, 2, 1]
 
 
+@given(seeds, st.floats(0, 3e-7))
+def test_items_that_differ_by_rounding_alone_are_at_no_distance(seed: int, noise: float) -> None:
+    features = pool(8, seed, width=50).features
+    wobble = 1 + noise * (2 * torch.rand(8, 50, generator=torch.Generator().manual_seed(seed)) - 1)
+    assert module.squared_distances(features * wobble, features[2:]).tolist()[2:] == [0] * 6
+    assert module.squared_distances(features * wobble, features[2:])[:2].min() > 1
+
+
 def test_it_looks_at_no_predictions() -> None:
     """So it is for numbers too."""
     known = pool(6, seed=0, labelled=1)
