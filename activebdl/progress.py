@@ -7,6 +7,7 @@ A `Progress` is called with a phase and a total, and gives a context in which it
 """
 
 import contextlib
+import sys
 from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
 from importlib.util import find_spec
@@ -63,7 +64,10 @@ def download_bar(text: str, size: int | None, *, shown: bool) -> Generator[Advan
 
 
 def say(line: str = "") -> None:
-    """Prints a line above the bars."""
+    """Prints a line above the bars; the core has none where tqdm is not installed."""
+    if find_spec("tqdm") is None:
+        sys.stdout.write(f"{line}\n")
+        return
     from tqdm import tqdm
 
     tqdm.write(line)

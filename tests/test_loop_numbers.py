@@ -124,7 +124,7 @@ def test_a_score_of_ones_own_takes_moments(dataset: ActiveDataset) -> None:
     [
         (
             {"strategy": "bald"},
-            "'bald' is for classes, and the labels of 'wave' are numbers; take one of epistemic_var",
+            "'bald' is for classes, and the labels of 'wave' are numbers; take one of epistemic_var.*k_centre",
         ),
         ({"start": "balanced"}, "A balanced start needs classes"),
         ({"oracle": lambda items: [float("inf")] * len(items)}, "labels are finite numbers"),

@@ -12,7 +12,7 @@ def fresh() -> Registry[object]:
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(UserError, match=r"'balt'. Known: bald, .*variation_ratios.*; or name your own"):
+    with pytest.raises(UserError, match=r"'balt'. Known: badge, .*variation_ratios.*; or name your own"):
         strategies.get("balt")
 
 

@@ -234,17 +234,20 @@ def strategy(
     return strategies.decorator(name, make)
 
 
-def joint_strategy(name: str, *, needs_model: bool = True) -> Callable[[J], J]:
+def joint_strategy(
+    name: str, *, target: Literal["any", "classes", "numbers"] = "any", needs_model: bool = True
+) -> Callable[[J], J]:
     """Registers a strategy that sees the whole query: ``f(query) -> ids [Q]``, or a `Selection`.
 
     Args:
         name: What it is called, in YAML and on the command line.
+        target: What labels it is for.
         needs_model: Whether the posterior is to be sampled over the pool for it.
     """
 
     def make(joint: JointFunction) -> Strategy:
         doc = inspect.getdoc(joint) or ""
-        return Strategy(name, joint=joint, needs_model=needs_model, target="any", doc=doc)
+        return Strategy(name, joint=joint, needs_model=needs_model, target=target, doc=doc)
 
     return strategies.decorator(name, make)
 

@@ -41,7 +41,7 @@ LARGEST = 3000
 """C D above which features are reduced unless told otherwise: a few dense ``[C D, C D]``, 72 MB each."""
 
 
-@joint_strategy("bait")
+@joint_strategy("bait", target="classes")
 def bait(
     query: Query,
     *,
