@@ -140,8 +140,8 @@ def main() -> None:
             mine, theirs = results["ours"], results["redux"]
             same = len(set(mine["ids"]) & set(theirs["ids"]))
             print(
-                f"    {theirs['seconds'] / mine['seconds']:.1f} times as fast, {mine['mib'] / theirs['mib']:.3f} of the "
-                f"working memory, {mine['nats'] - theirs['nats']:+.4f} nats, {same} of {b} items the same"
+                f"    {theirs['seconds'] / mine['seconds']:.1f} times as fast, {mine['mib'] / theirs['mib']:.3f} of "
+                f"the working memory, {mine['nats'] - theirs['nats']:+.4f} nats, {same} of {b} items the same"
             )
 
 

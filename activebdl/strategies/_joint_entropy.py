@@ -128,7 +128,7 @@ def candidates_at_once(draws: int, classes: int) -> int:
 
 
 def stratified(probabilities: Tensor, samples: int, generator: torch.Generator) -> Tensor:
-    """How often each of ``probabilities [M]`` was drawn, ``[M]``, with one draw in each of S strata of equal probability.
+    """How often each of ``probabilities [M]`` is drawn, ``[M]``: one draw from each of S strata of equal probability.
 
     Unbiased as independent draws are, and never with more variance. Outcomes are sorted by the earlier labels, so a
     sample of those goes on to one later label each.

@@ -125,6 +125,6 @@ def _tell_when_draws_ran_out(gains: Tensor, draws: int) -> None:
         first = int(few[0])
         say(
             f"BatchBALD: {draws} draws are too few for a batch of {len(gains)}. They can tell at most log {draws} = "
-            f"{math.log(draws):.2f} nats, and the labels of the first {first + 1} tell {float(known[first]):.2f}, which "
-            "leaves fewer than 2 draws to disagree about the rest: take more draws, or fewer items at a time."
+            f"{math.log(draws):.2f} nats, and the labels of the first {first + 1} tell {float(known[first]):.2f}, "
+            "which leaves fewer than 2 draws to disagree about the rest: take more draws, or fewer items at a time."
         )
