@@ -19,7 +19,7 @@ _SURE = 4  # standard errors by which an estimate is taken to be uncertain
 _ROUNDING = 32  # machine epsilons by which a gain is
 
 
-@joint_strategy("batchbald")
+@joint_strategy("batchbald", target="classes")
 def batchbald(query: Query, *, exact: int = 10_000, samples: int = 10_000) -> Selection:
     """Mutual information of the labels of a whole batch and the weights, in nats: 0 <= I <= log K.
 

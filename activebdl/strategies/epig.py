@@ -13,7 +13,7 @@ from activebdl.strategies._joint_entropy import BLOCK, refuse_agreement
 from activebdl.strategies._selection import top_k
 
 
-@joint_strategy("epig")
+@joint_strategy("epig", target="classes")
 def epig(query: Query, *, targets: int = 200) -> Selection:
     """How much a label would tell about the labels of other inputs, in nats: 0 <= EPIG <= BALD.
 
