@@ -153,7 +153,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["run", "digits-small", "--draws", "1"], "so it needs at least 2, and draws is 1"),
     (["run", "diabetes", "--strategy", "bald"], "'bald' is for classes, and the labels of 'diabetes' are numbers"),
     (["run", "digits-small", "--strategy", "gaussian_bald"], "is for numbers, and the labels of 'digits' are classes"),
-    (["run", "diabetes", "--posterior", "map"], "take another posterior, such as mc_dropout, or one of random."),
+    (["run", "diabetes", "--posterior", "map"], "take another posterior, such as mc_dropout, or one of k_centre, "),
     (["run", "diabetes", "--set", "dataset.noise=.inf"], "a standard deviation above 0, or None, and not inf"),
     (["run", "diabetes", "--set", "posterior={name: laplace, weights: all}"], "laplace-torch"),
     (["run", "digits-small", "--set", "candidates=0"], "candidates should be greater than or equal to 1"),
