@@ -63,7 +63,9 @@ def greedy(
         Positions ``[Q]`` in the order of choice, and gains ``[Q]`` in nats, float64.
     """
     step = candidates_at_once(*log_probs.shape[1:])
-    noise = torch.cat([entropy(block) for block in log_probs.split(step)])  # [N, K]
+    noise = torch.empty(log_probs.shape[:2], dtype=log_probs.dtype)  # [N, K]; filled in place, for many small
+    for block, of_block in zip(log_probs.split(step), noise.split(step), strict=True):  # pieces fragment the memory
+        of_block.copy_(entropy(block))
     bounds = torch.full((len(log_probs),), math.inf, dtype=torch.double)
     outcomes = Outcomes.of_nothing(log_probs)
     chosen: list[int] = []

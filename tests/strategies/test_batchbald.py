@@ -13,6 +13,7 @@ from torch import Tensor
 
 from activebdl import Normalise, Query, Selection, UserError, resolve
 from activebdl.scoring import Scorer, entropy
+from activebdl.strategies import strategy_names
 from activebdl.strategies._joint_entropy import Outcomes, stratified
 from activebdl.strategies.bald import bald
 from activebdl.strategies.batchbald import greedy
@@ -238,6 +239,7 @@ def test_too_few_draws_are_told_in_one_line(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_what_cannot_work_is_refused() -> None:
+    assert "batchbald" in strategy_names("classes") and "batchbald" not in strategy_names("numbers")
     with pytest.raises(UserError, match="at least 2 draws"):
         choose(table(5, 1, 3, 0), 2)
     with pytest.raises(UserError, match="same function"):

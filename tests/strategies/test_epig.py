@@ -12,6 +12,7 @@ from torch import Tensor
 
 from activebdl import Normalise, Query, Selection, UserError, resolve
 from activebdl.scoring import Scorer
+from activebdl.strategies import strategy_names
 from activebdl.strategies.bald import bald
 from activebdl.strategies.epig import information
 from tests.conftest import KnownDraws
@@ -153,6 +154,7 @@ def test_ties_are_broken_at_random_not_by_position() -> None:
 
 
 def test_what_cannot_work_is_refused() -> None:
+    assert "epig" in strategy_names("classes") and "epig" not in strategy_names("numbers")
     with pytest.raises(UserError, match="at least 2 draws"):
         choose(table(5, 1, 3, 0), 2)
     with pytest.raises(UserError, match="same function"):
