@@ -1,6 +1,7 @@
 """Which device the networks run on."""
 
 import torch
+from torch import Tensor
 
 from activebdl.errors import UserError
 
@@ -28,3 +29,8 @@ def choose_device(name: str = "auto") -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"The device '{name}' cannot be used here; take auto, cpu, or one this machine has.") from error
     return device
+
+
+def float64(x: Tensor) -> Tensor:
+    """The same numbers in float64, on the CPU where the device has none."""
+    return (x.cpu() if x.device.type == "mps" else x).double()

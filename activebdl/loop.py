@@ -29,10 +29,10 @@ from activebdl.journal import Asked, Journal
 from activebdl.oracles import Annotation, Request, make_oracle, sort_annotations
 from activebdl.pool import Pool
 from activebdl.posteriors import Draws, InferenceMethod, Posterior
-from activebdl.posteriors._last_layer import read_features
+from activebdl.posteriors._last_layer import feature_reader
 from activebdl.posteriors.mc_dropout import MCDropout
 from activebdl.progress import Advance, Progress, silent
-from activebdl.randomness import generator
+from activebdl.randomness import generator, some_of
 from activebdl.scoring import Scorer, check_score
 from activebdl.strategies import Query, ScoreFunction, Selection, Strategy, resolve, strategy_names
 from activebdl.strategies._start import make_start
@@ -170,7 +170,7 @@ class ActiveLearning:
         unlabelled = pool.unlabelled
         if strategy.needs_model and self.candidates is not None:
             rng = generator(self.seed, round, "candidates" + again)
-            unlabelled = _some(unlabelled, max(self.candidates, quantity), rng)
+            unlabelled = some_of(unlabelled, max(self.candidates, quantity), rng)
         draws = belief.draw(self.draws, "score") if strategy.needs_model else None
         begin = time.perf_counter()
         with self.progress("score", 0 if draws is None else len(unlabelled)) as advance:
@@ -259,18 +259,21 @@ class ActiveLearning:
             )
 
         # The network and the score are tried on two items, so that no label is paid for before they are known to work.
-        example = self.dataset.pool[torch.tensor([0, 0])].to(self.device)
-        example = self.dataset.normalise(example)
-        module = check_network(self.network, example, self.dataset.target.width)
+        module = check_network(self.network, self.example, self.dataset.target.width)
         check_method = getattr(self.method, "check", None)
         if check_method is not None:
-            check_method(module, example)
+            check_method(module, self.example)
         check_likelihood = getattr(self.method, "check_likelihood", None)
         if check_likelihood is not None:
             check_likelihood(self.dataset.target.task(torch.zeros(1)).likelihood)
         if self.strategy.score is not None:
             check_score(self.strategy.scores, self.dataset.target.example(2, self.draws))
         self._architecture = str(module)
+
+    @cached_property
+    def example(self) -> Tensor:
+        """The first item twice, as the network reads it, on the device."""
+        return self.dataset.normalise(self.dataset.pool[torch.tensor([0, 0])].to(self.device))
 
     def _claim(self, journal: Journal) -> None:
         """Makes the journal this run's; refuses one that holds another."""
@@ -331,6 +334,11 @@ class Belief:
         self.fit_seconds = time.perf_counter() - begin
         return posterior
 
+    @cached_property
+    def read_features(self) -> Callable[[Tensor], Tensor]:
+        """What the last layer of the trained network reads; found when it is first needed."""
+        return feature_reader(self.posterior, self.cycle.example)
+
     def draw(self, k: int, purpose: str) -> Draws:
         """draw: K functions from the posterior."""
         return self.posterior.draw(k, generator=generator(self.cycle.seed, self.round, purpose))
@@ -340,7 +348,7 @@ class Belief:
         cycle = self.cycle
         return Scorer(
             draws, inputs, cycle.dataset.normalise, cycle.device, cycle.chunk, advance,
-            self.task.predict, lambda x: read_features(self.posterior, x),
+            self.task.predict, lambda x: self.read_features(x),
         )  # fmt: skip
 
     def evaluate(self) -> dict[str, Any]:
@@ -354,11 +362,6 @@ class Belief:
             "diagnostics": dict(getattr(self.posterior, "diagnostics", {})),
             "seconds": {"fit": self.fit_seconds, "evaluate": time.perf_counter() - begin},
         }
-
-
-def _some(ids: Tensor, count: int, rng: torch.Generator) -> Tensor:
-    """``count`` of the ids at random, in their order."""
-    return ids[torch.randperm(len(ids), generator=rng)[:count].sort().values]
 
 
 def _scores(selection: Selection) -> tuple[float | None, ...]:

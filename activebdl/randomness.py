@@ -61,3 +61,8 @@ def normal_like(like: Tensor, generator: torch.Generator | None = None) -> Tenso
     else:
         flat.copy_(torch.empty(flat.shape, dtype=like.dtype).normal_(generator=generator))
     return noise
+
+
+def some_of(ids: Tensor, count: int, generator: torch.Generator) -> Tensor:
+    """``count`` of the ids ``[N]`` at random, or all where there are no more, in the order in which they stand."""
+    return ids[torch.randperm(len(ids), generator=generator)[:count].sort().values]

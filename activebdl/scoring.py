@@ -5,7 +5,7 @@ log-probabilities in nats, or ``[N, K, 2]`` mean and variance of numbers.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -15,15 +15,10 @@ from activebdl.data.dataset import Inputs, Normalise, chunks
 from activebdl.errors import UserError
 from activebdl.posteriors import Draws
 from activebdl.progress import Advance
-from activebdl.targets import Predict
+from activebdl.targets import Predict, log_probs
 
 Score = Callable[[Tensor], Tensor]
 """``f(predictions [N, K, ...]) -> scores [N]``, higher is asked first."""
-
-
-def log_probs(draws: Draws, x: Tensor) -> Tensor:
-    """What draws say of ``x [B, ...]`` when labels are classes: ``[B, K, C]``."""
-    return draws.log_probs(x)
 
 
 def ignore(count: int) -> None:
@@ -62,11 +57,7 @@ class Scorer:
         """
         if self.read_features is None:
             raise UserError(f"{type(self.draws).__name__} has no features, which the strategy looks at.")
-        read = self.read_features
-        parts = [
-            read(self.normalise(raw.to(self.device, non_blocking=True))).float().cpu()
-            for raw in chunks(self.inputs, ids, self.chunk or default_chunk(self.device))
-        ]
+        parts = [self.read_features(x).float().cpu() for x in self._chunks(ids)]
         return torch.cat(parts).clone() if parts else torch.empty(0)
 
     def reduce(self, ids: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
@@ -75,17 +66,15 @@ class Scorer:
         Raises:
             UserError: A network gave NaN; the sentence has the item's id.
         """
-        size = self.chunk or default_chunk(self.device)
         parts: list[Tensor] = []
         done = 0
-        for raw in chunks(self.inputs, ids, size):
-            x = self.normalise(raw.to(self.device, non_blocking=True))
+        for x in self._chunks(ids):
             predictions = self.predict(self.draws, x)
-            _refuse_nan(predictions, ids[done : done + len(raw)])
+            _refuse_nan(predictions, ids[done : done + len(x)])
             with torch.inference_mode():
                 parts.append(f(predictions).cpu())
-            done += len(raw)
-            self.on_items(len(raw))
+            done += len(x)
+            self.on_items(len(x))
         return torch.cat(parts).clone() if parts else torch.empty(0)
 
     def scores(self, ids: Tensor, score: Score) -> Tensor:
@@ -104,6 +93,11 @@ class Scorer:
     def predictions(self, ids: Tensor) -> Tensor:
         """What the draws say, held whole: for joint strategies, and for moments of numbers, which are small."""
         return self.reduce(ids, lambda predictions: predictions)
+
+    def _chunks(self, ids: Tensor) -> Iterator[Tensor]:
+        """These items as the network reads them, on its device, some at a time."""
+        for raw in chunks(self.inputs, ids, self.chunk or default_chunk(self.device)):
+            yield self.normalise(raw.to(self.device, non_blocking=True))
 
 
 def checked_scores(score: Score, predictions: Tensor) -> Tensor:

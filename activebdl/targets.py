@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from activebdl.devices import float64
 from activebdl.errors import UserError
 from activebdl.likelihoods import Categorical, Gaussian, HeteroscedasticGaussian, Likelihood
 
@@ -23,6 +24,19 @@ Label = int | float | None
 
 Predict = Callable[[Any, Tensor], Tensor]
 """``f(draws, x [B, ...]) -> [B, K, C]`` log-probabilities, or ``[B, K, 2]`` mean and variance."""
+
+
+def log_probs(draws: Any, x: Tensor) -> Tensor:
+    """What draws say of ``x [B, ...]`` when labels are classes: ``[B, K, C]``."""
+    return draws.log_probs(x)
+
+
+def as_float(value: object) -> float | None:
+    """A plain float; None for what cannot be one."""
+    try:
+        return None if isinstance(value, str | complex) else float(value)  # pyright: ignore[reportArgumentType]
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        return None
 
 
 @dataclass(frozen=True)
@@ -46,6 +60,11 @@ class Target(Protocol):
     @property
     def kind(self) -> str:
         """What the labels are called: "classes" or "numbers"."""
+        ...
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of the classes; none of numbers."""
         ...
 
     @property
@@ -116,7 +135,7 @@ class Classes:
 
     def task(self, labels: Tensor) -> Task:
         """The labels as they are."""
-        return Task(labels, Categorical(self.width), lambda draws, x: draws.log_probs(x))
+        return Task(labels, Categorical(self.width), log_probs)
 
     def example(self, items: int, draws: int) -> Tensor:
         """Log-probabilities."""
@@ -147,6 +166,11 @@ class Numbers:
         self._likelihood(1.0)  # refuses a beta that cannot be
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """None."""
+        return ()
+
+    @property
     def width(self) -> int:
         """1, or 2 where the noise is learned."""
         return self._likelihood(1.0).width
@@ -155,11 +179,8 @@ class Numbers:
         """See `Target.label`."""
         if given is None:
             return None
-        try:
-            number = math.inf if isinstance(given, str | complex) else float(given)  # pyright: ignore[reportArgumentType]
-        except (TypeError, ValueError, OverflowError, RuntimeError):
-            number = math.inf
-        if math.isinf(number):
+        number = as_float(given)
+        if number is None or math.isinf(number):
             raise UserError("labels are finite numbers, and NaN abstains.")
         return None if math.isnan(number) else number
 
@@ -174,8 +195,8 @@ class Numbers:
         def predict(draws: Any, x: Tensor) -> Tensor:
             if not hasattr(draws, "outputs"):
                 raise UserError(f"{type(draws).__name__} has no outputs(x), which numbers are predicted from.")
-            with torch.inference_mode():
-                means, variances = map(_float64, likelihood.moments(draws.outputs(x)))
+            with torch.inference_mode():  # in float64, in which a spread of 1 around 1e9 is kept
+                means, variances = map(float64, likelihood.moments(draws.outputs(x)))
                 return torch.stack([means * sd + mean, variances * sd**2], dim=-1)
 
         return Task(((labels - mean) / sd).float(), likelihood, predict)
@@ -186,8 +207,3 @@ class Numbers:
 
     def _likelihood(self, sd: float) -> Gaussian | HeteroscedasticGaussian:
         return HeteroscedasticGaussian(self.beta) if self.noise is None else Gaussian(self.noise / sd)
-
-
-def _float64(x: Tensor) -> Tensor:
-    """The same numbers in float64, in which a spread of 1 around 1e9 is kept; on the CPU where the device has none."""
-    return (x.cpu() if x.device.type == "mps" else x).double()

@@ -345,6 +345,7 @@ def test_a_network_or_score_that_cannot_work_costs_no_label(dataset: ActiveDatas
         ({"counts": ()}, "must rise"),
         ({"counts": (0, 5)}, "must rise from at least 1"),
         ({"draws": 1}, "'bald' measures how much draws of the posterior disagree"),
+        ({"draws": 1, "strategy": "batchbald"}, "'batchbald' measures how much draws of the posterior disagree"),
         ({"draws": 0}, "at least once"),
         ({"candidates": 0}, "at least 1 of the candidates, not 0"),
         ({"posterior": MAP()}, "those of MAP never do"),

@@ -146,7 +146,7 @@ class ActiveDataset:
     @property
     def classes(self) -> tuple[str, ...]:
         """The names of the classes; none where labels are numbers."""
-        return self.target.names if isinstance(self.target, Classes) else ()
+        return self.target.names
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -246,6 +246,11 @@ class Labelled:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    @property
+    def example(self) -> Tensor:
+        """The first item twice, normalised, for networks that cannot read one alone: ``[2, ...]``."""
+        return self.normalise(self.inputs[:1].repeat_interleave(2, dim=0))
 
     @property
     def device(self) -> torch.device:

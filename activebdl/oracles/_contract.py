@@ -9,7 +9,7 @@ from typing import Final, Protocol, cast
 from torch import Tensor
 
 from activebdl.errors import UserError
-from activebdl.targets import Classes, Label, Target
+from activebdl.targets import Label, Target, as_float
 
 ABSTAIN: Final = None
 """The label that says: I will not label this item. It is set aside, and another is asked for in its place."""
@@ -35,7 +35,7 @@ class Request:
     @property
     def classes(self) -> tuple[str, ...]:
         """Names; label c means ``classes[c]``. Empty where labels are numbers."""
-        return self.target.names if isinstance(self.target, Classes) else ()
+        return self.target.names
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Annotation:
             raise UserError(f"An annotation's id is an integer, not {self.id!r}.") from None
         object.__setattr__(self, "label", _plain(self.label))
         for name in ("cost", "seconds"):
-            value = _float(getattr(self, name))
+            value = as_float(getattr(self, name))
             if value is None or not math.isfinite(value):
                 raise UserError(f"An annotation's {name} is a finite number, not {getattr(self, name)!r}.")
             object.__setattr__(self, name, value)
@@ -115,15 +115,7 @@ def _plain(label: object) -> Label:
         return operator.index(label)  # pyright: ignore[reportArgumentType]
     except TypeError:
         pass
-    number = _float(label)
+    number = as_float(label)
     if number is None:
         raise UserError(f"An annotation's label is an integer, a number or None, not {label!r}.")
     return number
-
-
-def _float(value: object) -> float | None:
-    """A plain float; None for what cannot be one."""
-    try:
-        return None if isinstance(value, str | complex) else float(value)  # pyright: ignore[reportArgumentType]
-    except (TypeError, ValueError, OverflowError, RuntimeError):
-        return None

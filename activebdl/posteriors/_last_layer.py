@@ -4,7 +4,7 @@ B: items of a batch, K: draws, O: outputs of the network for one item, D: featur
 """
 
 import contextlib
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,14 +13,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
+from activebdl.devices import float64
 from activebdl.errors import UserError
 from activebdl.posteriors._layers import last_layer
 from activebdl.posteriors._shared import OutputDraws, evaluating
-
-
-def float64(x: Tensor) -> Tensor:
-    """The same numbers in float64, on the CPU where the device has none."""
-    return (x.cpu() if x.device.type == "mps" else x).double()
 
 
 @dataclass(frozen=True)
@@ -130,8 +126,8 @@ class HeadDraws(OutputDraws):
             return F.linear(features, weight, bias).unflatten(1, self.heads.shape[:2])
 
 
-def read_features(posterior: object, x: Tensor) -> Tensor:
-    """What the last layer of a posterior's trained network reads, ``[B, ...] -> [B, D]``; of an ensemble, each member.
+def feature_reader(posterior: object, example: Tensor) -> Callable[[Tensor], Tensor]:
+    """Gives what the last layer of a posterior's network reads, ``[B, ...] -> [B, D]``; of an ensemble, of each member.
 
     Raises:
         UserError: It has no ``module`` and no ``members``, or that ends in no linear layer.
@@ -140,7 +136,8 @@ def read_features(posterior: object, x: Tensor) -> Tensor:
     modules = [member.module for member in members if isinstance(getattr(member, "module", None), nn.Module)]
     if len(modules) < len(members):
         raise UserError(f"{type(posterior).__name__} has no module, whose features a strategy could look at.")
-    return torch.cat([LastLayer.of(module, x[:2]).features(x) for module in modules], dim=1)
+    heads = [LastLayer.of(module, example) for module in modules]
+    return lambda x: torch.cat([head.features(x) for head in heads], dim=1)
 
 
 def drops(module: nn.Module) -> bool:

@@ -102,7 +102,7 @@ class BayesByBackprop:
         """
         if len(labelled) == 0:
             raise UserError("There is nothing to fit to: not one item is labelled.")
-        example = labelled.normalise(labelled.inputs[:1].repeat(2, *([1] * (labelled.inputs.dim() - 1))).float())
+        example = labelled.example.float()
         with global_rng_from(generator, labelled.device):
             module = network().to(labelled.device)
             names = self._bayesian(module, example)

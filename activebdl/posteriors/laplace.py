@@ -28,11 +28,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from activebdl.data.dataset import Labelled, Normalise
+from activebdl.devices import float64
 from activebdl.errors import UserError
 from activebdl.likelihoods import Categorical, Likelihood
 from activebdl.posteriors import posterior
 from activebdl.posteriors._curvature import STRUCTURES, Curvature, best_precision
-from activebdl.posteriors._last_layer import HeadDraws, LastLayer, drops, float64
+from activebdl.posteriors._last_layer import HeadDraws, LastLayer, drops
 from activebdl.posteriors._linearised import LinearisedPosterior, all_weights_posterior, check_all_weights, check_known
 from activebdl.posteriors._shared import evaluating
 from activebdl.randomness import global_rng_from, global_rng_kept
@@ -91,7 +92,7 @@ class Laplace:
                 prior of the training is on a parameter that the module does not have.
         """
         with global_rng_kept(labelled.device):
-            self.check(network().to(labelled.device), _example(labelled))
+            self.check(network().to(labelled.device), labelled.example)
         module = train(network, labelled, self.training, generator=generator, on_step=on_step)
         return self._around(module, labelled, generator)
 
@@ -118,7 +119,7 @@ class Laplace:
         if len(labelled) == 0:
             raise UserError("There is nothing to fit to: not one item is labelled.")
         module = copy.deepcopy(module).eval().requires_grad_(False)
-        self.check_layers(module, _example(labelled))
+        self.check_layers(module, labelled.example)
         return self._around(module, labelled, generator or torch.Generator().manual_seed(0))
 
     def check(self, module: nn.Module, example: Tensor) -> None:
@@ -160,7 +161,7 @@ class Laplace:
     ) -> "LastLayerPosterior | LinearisedPosterior":
         if self.weights == "all":
             return all_weights_posterior(module, labelled, self.prior_precision)
-        head, n = LastLayer.of(module, _example(labelled)), len(labelled)
+        head, n = LastLayer.of(module, labelled.example), len(labelled)
         phi = self._look(head, labelled, generator)
         outputs, looks = phi @ head.mean.T, len(phi) // n  # [looks n, O]
         check_outputs(outputs[:n], n, labelled.likelihood.width)
@@ -247,11 +248,6 @@ def _refuse_unfinite(outputs: Tensor, n: int) -> None:
     if bool(bad.any()):
         item = int(bad.nonzero()[0]) % n
         raise UserError(f"The network's output for labelled item {item} is not finite: train it anew.")
-
-
-def _example(labelled: Labelled) -> Tensor:
-    """Two normalised items, for networks that cannot read one."""
-    return labelled.normalise(labelled.inputs[:1].repeat(2, *([1] * (labelled.inputs.dim() - 1))))
 
 
 def _classified(module: nn.Module, inputs: Tensor, labels: Tensor) -> Labelled:

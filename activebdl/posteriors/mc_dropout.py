@@ -51,7 +51,7 @@ class MCDropout:
             UserError: The module has no dropout, or dropout that is not an ``nn.Dropout*`` module, or the prior is on
                 a parameter that it does not have.
         """
-        example = labelled.normalise(labelled.inputs[:1].repeat(2, *([1] * (labelled.inputs.dim() - 1))))
+        example = labelled.example
         with global_rng_kept(example.device):
             self.check(network().to(example.device), example)
         module = train(network, labelled, self.training, generator=generator, on_step=on_step)

@@ -115,7 +115,7 @@ class MNF:
         start = min(round(self.map_start * total), total - 1)
         with global_rng_from(generator, labelled.device):
             module = network().to(labelled.device)
-            example = labelled.normalise(labelled.inputs[:1].repeat_interleave(2, 0).float())
+            example = labelled.example.float()
             names = self._names(module, example)
             if start > 0:
                 first = replace(self.training, steps=start, steps_per_label=0.0)

@@ -152,6 +152,9 @@ class Strategy:
         Raises:
             UserError: The strategy broke that promise, or its score is not one number per item.
         """
+        if self.needs_disagreement:
+            unseen = replace(query.model, on_items=ignore)  # no progress: these items come again
+            check_draws(unseen.draws, unseen.predictions(query.unlabelled[:32]))
         selection = self._pointwise(query) if self.score is not None else self._joint(query)
         ids = selection.ids
         if ids.dim() != 1 or len(ids) != query.quantity or len(ids.unique()) != len(ids):
@@ -164,9 +167,6 @@ class Strategy:
         return selection
 
     def _pointwise(self, query: Query) -> Selection:
-        if self.needs_disagreement:
-            unseen = replace(query.model, on_items=ignore)  # no progress: these items come again
-            check_draws(unseen.draws, unseen.predictions(query.unlabelled[:32]))
         scores = query.model.scores(query.unlabelled, self.scores)
         if self.needs_costs:
             scores = self._per_cost(scores, query)
@@ -235,7 +235,11 @@ def strategy(
 
 
 def joint_strategy(
-    name: str, *, target: Literal["any", "classes", "numbers"] = "any", needs_model: bool = True
+    name: str,
+    *,
+    target: Literal["any", "classes", "numbers"] = "any",
+    needs_model: bool = True,
+    needs_disagreement: bool = False,
 ) -> Callable[[J], J]:
     """Registers a strategy that sees the whole query: ``f(query) -> ids [Q]``, or a `Selection`.
 
@@ -243,11 +247,14 @@ def joint_strategy(
         name: What it is called, in YAML and on the command line.
         target: What labels it is for.
         needs_model: Whether the posterior is to be sampled over the pool for it.
+        needs_disagreement: Whether it has nothing to go by when all draws agree, as for `strategy`.
     """
 
     def make(joint: JointFunction) -> Strategy:
         doc = inspect.getdoc(joint) or ""
-        return Strategy(name, joint=joint, needs_model=needs_model, target=target, doc=doc)
+        return Strategy(
+            name, joint=joint, target=target, needs_model=needs_model, needs_disagreement=needs_disagreement, doc=doc
+        )
 
     return strategies.decorator(name, make)
 

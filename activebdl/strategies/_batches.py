@@ -27,9 +27,21 @@ def class_probabilities(query: Query, ids: Tensor) -> Tensor:
         UserError: What the draws say are no probabilities of classes.
     """
     p = query.model.reduce(ids, lambda log_probs: predictive(log_probs).exp()).double()
-    if bool(((p.sum(dim=-1) - 1).abs() > 1e-3).any()):
-        raise UserError("The strategy needs labels that are classes, and the posterior's predictions are of numbers.")
+    refuse_numbers(p.sum(dim=-1))
     return p
+
+
+def refuse_numbers(sums: Tensor) -> None:
+    """Refuses predictions that are no probabilities of classes, by what they sum to, of any shape.
+
+    Raises:
+        UserError: It is not one.
+    """
+    if bool(((sums - 1).abs() > 1e-3).any()):
+        raise UserError(
+            "The strategy needs labels that are classes, and what the draws say of an item does not sum to one; "
+            "for labels that are numbers take gaussian_bald or epistemic_variance."
+        )
 
 
 def largest(values: Tensor, generator: torch.Generator) -> int:

@@ -71,10 +71,7 @@ def principal_axes(read: Callable[[], Iterator[Tensor]], components: int) -> tup
         return mean, None
     axes = torch.linalg.eigh(gram / count - mean.outer(mean)).eigenvectors[:, -components:].flip(1)
     largest = axes.gather(0, axes.abs().argmax(dim=0, keepdim=True))
-    return (
-        mean,
-        axes * largest.sign(),
-    )  # an axis has two directions: take the one in which its largest entry is positive
+    return mean, axes * largest.sign()  # of an axis' two directions, that in which its largest entry is positive
 
 
 def lloyd(x: Tensor, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

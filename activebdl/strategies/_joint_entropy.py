@@ -22,8 +22,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from activebdl.errors import UserError
-from activebdl.scoring import Scorer, check_draws, entropy, ignore
+from activebdl.scoring import entropy
 
 BLOCK = 2**21
 """Numbers in a block of working memory, 8 MiB in float32; a few blocks are alive at a time."""
@@ -138,23 +137,3 @@ def stratified(probabilities: Tensor, samples: int, generator: torch.Generator) 
     cumulated = probabilities.cumsum(0)
     drawn = torch.searchsorted(cumulated, points * cumulated[-1], right=True).clamp_max(len(probabilities) - 1)
     return drawn.bincount(minlength=len(probabilities)).double()
-
-
-def refuse_agreement(model: Scorer, ids: Tensor) -> None:
-    """Looks at the first items, before a strategy that measures the disagreement of draws looks at all.
-
-    Args:
-        model: The posterior's draws.
-        ids: What may be chosen.
-
-    Raises:
-        UserError: There is one draw, all draws are the same function, or they tell of numbers, not classes.
-    """
-    unseen = replace(model, on_items=ignore)  # no progress: these items come again
-    predictions = unseen.predictions(ids[:32])
-    check_draws(unseen.draws, predictions)
-    if float((predictions.exp().sum(dim=-1) - 1).abs().max()) > 0.01:
-        raise UserError(
-            "Joint entropies need probabilities of classes, and what these draws say of an item does not sum to one; "
-            "for labels that are numbers take gaussian_bald or epistemic_variance."
-        )

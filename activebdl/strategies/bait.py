@@ -33,6 +33,7 @@ from torch import Tensor
 
 from activebdl.errors import UserError
 from activebdl.progress import say
+from activebdl.randomness import some_of
 from activebdl.scoring import ignore
 from activebdl.strategies import Query, Selection, joint_strategy
 from activebdl.strategies._batches import BLOCK, class_probabilities, largest
@@ -205,7 +206,7 @@ def _candidates(query: Query, candidates: int | None) -> Tensor:
     if count >= total:
         return query.unlabelled
     say(f"  bait looks at {count:,} of {total:,} unlabelled items, drawn at random; its option 'candidates' sets that")
-    return query.unlabelled[torch.randperm(total, generator=query.generator)[:count].sort().values]
+    return some_of(query.unlabelled, count, query.generator)
 
 
 def _reduced(h: Tensor, classes: int, components: int | None) -> Tensor:

@@ -7,13 +7,15 @@ import torch
 from torch import Tensor
 
 from activebdl.errors import UserError
+from activebdl.randomness import some_of
 from activebdl.scoring import entropy, predictive
 from activebdl.strategies import Query, Selection, joint_strategy
-from activebdl.strategies._joint_entropy import BLOCK, refuse_agreement
+from activebdl.strategies._batches import refuse_numbers
+from activebdl.strategies._joint_entropy import BLOCK
 from activebdl.strategies._selection import top_k
 
 
-@joint_strategy("epig", target="classes")
+@joint_strategy("epig", target="classes", needs_disagreement=True)
 def epig(query: Query, *, targets: int = 200) -> Selection:
     """How much a label would tell about the labels of other inputs, in nats: 0 <= EPIG <= BALD.
 
@@ -29,9 +31,8 @@ def epig(query: Query, *, targets: int = 200) -> Selection:
     """
     if targets < 1:
         raise UserError(f"epig needs at least 1 of the targets, not {targets}.")
-    refuse_agreement(query.model, query.unlabelled)
-    drawn = query.unlabelled[torch.randperm(len(query.unlabelled), generator=query.generator)[:targets]]
-    to_predict = query.model.predictions(drawn.sort().values)
+    to_predict = query.model.predictions(some_of(query.unlabelled, targets, query.generator))
+    refuse_numbers(to_predict.exp().sum(dim=-1))
     scores = query.model.scores(query.unlabelled, lambda log_probs: information(log_probs, to_predict))
     chosen = top_k(scores, query.quantity, query.generator)
     return Selection(query.unlabelled[chosen], scores[chosen])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from activebdl import Labelled, Training, UserError
 from activebdl.likelihoods import Categorical
 from activebdl.posteriors import InferenceMethod, posteriors
-from activebdl.posteriors._last_layer import read_features
+from activebdl.posteriors._last_layer import feature_reader
 
 METHODS = posteriors.names()
 
@@ -94,7 +94,7 @@ def test_features_are_what_the_last_layer_reads(name: str) -> None:
     posterior: Any = method(name).fit(network, labelled([0, 1, 2, 1, 0]), generator=seeded())
     x = torch.randn(7, 4, generator=seeded(4))
     modules = [member.module for member in getattr(posterior, "members", [posterior])]
-    found = read_features(posterior, x)
+    found = feature_reader(posterior, x[:2])(x)
     assert found.shape == (7, 16 * len(modules))
     for module, own in zip(modules, found.split(16, dim=1), strict=True):
         torch.testing.assert_close(module[3](own), module.eval()(x))
@@ -102,4 +102,4 @@ def test_features_are_what_the_last_layer_reads(name: str) -> None:
 
 def test_what_has_no_features_is_told() -> None:
     with pytest.raises(UserError, match="object has no module, whose features"):
-        read_features(object(), torch.zeros(2, 4))
+        feature_reader(object(), torch.zeros(2, 4))
