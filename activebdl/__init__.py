@@ -7,6 +7,7 @@
 What is imported here is public, and nothing else is. It takes torch and numpy alone.
 """
 
+from activebdl.candidates import Candidates
 from activebdl.counts import label_counts
 from activebdl.data import ActiveDataset, Labelled, Normalise, dataset, load
 from activebdl.data.augment import Affine
@@ -32,7 +33,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ABSTAIN", "IVON", "MAP", "MNF", "SWAG", "ActiveDataset", "ActiveLearning", "Affine", "Annotation",
-    "BayesByBackprop", "Classes", "Ensemble", "Labelled", "Laplace", "MCDropout", "Moments", "Normalise", "Numbers",
-    "Query", "Request", "Round", "Selection", "Training", "UserError", "dataset", "joint_strategy", "label_counts",
+    "BayesByBackprop", "Candidates", "Classes", "Ensemble", "Labelled", "Laplace", "MCDropout", "Moments", "Normalise",
+    "Numbers", "Query", "Request", "Round", "Selection", "Training", "UserError", "dataset", "joint_strategy", "label_counts",
     "load", "network", "oracle", "posterior", "resolve", "strategy",
 ]  # fmt: skip

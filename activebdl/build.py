@@ -9,6 +9,7 @@ from typing import Any, TypeVar, get_type_hints
 from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
+from activebdl.candidates import Candidates
 from activebdl.data import ActiveDataset, datasets, load
 from activebdl.data.augment import AUGMENTATIONS, Augmentation
 from activebdl.errors import UserError
@@ -41,6 +42,7 @@ def build(
         UserError: A name that is unknown, an option that does not exist, numbers that do not fit together.
     """
     counts, strategy, posterior = spec.label_counts(), make_strategy(spec.strategy), make_method(spec.posterior)
+    candidates = make_candidates(spec)
     find_start(spec.start)
     networks.get(spec.network.name)  # unknown names are told before any byte of data is fetched
     dataset = dataset or make_dataset(spec.dataset, progress=progress is not silent)
@@ -54,7 +56,7 @@ def build(
         start=spec.start,
         draws=spec.draws,
         test_draws=spec.test_draws,
-        candidates=spec.candidates,
+        candidates=candidates,
         seed=spec.seed,
         device=spec.device,
         chunk=spec.chunk,
@@ -82,6 +84,14 @@ def make_strategy(named: Named) -> Strategy:
     for key in options.keys() & hints.keys():
         options[key] = _checked(hints[key], options[key], f"'{key}' of the strategy '{named.name}'")
     return resolve(named.name, beta=beta, **options)
+
+
+def make_candidates(spec: RunSpec) -> Candidates:
+    """Which items a strategy sees."""
+    given = {"random": spec.candidates} if isinstance(spec.candidates, int | None) else spec.candidates
+    candidates = _from_options(Candidates, given, "setting 'candidates'")
+    _ = candidates.score  # is it one?
+    return candidates
 
 
 def make_method(named: Named) -> InferenceMethod:
@@ -115,6 +125,7 @@ def resolved(spec: RunSpec) -> RunSpec:
             "dataset": _with_defaults(spec.dataset, datasets.get(spec.dataset.name)),
             "network": _with_defaults(spec.network, networks.get(spec.network.name)),
             "posterior": Named.model_validate({"name": spec.posterior.name, **options}),
+            "candidates": spec.candidates if isinstance(spec.candidates, int | None) else plain(make_candidates(spec)),
             "counts": spec.label_counts(),
         }
     )

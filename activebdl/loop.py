@@ -12,7 +12,7 @@ same lines start a run and resume it.
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from activebdl.candidates import Candidates
 from activebdl.counts import check_counts
 from activebdl.data.dataset import ActiveDataset, Inputs, Labelled
 from activebdl.devices import choose_device
@@ -32,7 +33,7 @@ from activebdl.posteriors import Draws, InferenceMethod, Posterior
 from activebdl.posteriors._last_layer import feature_reader
 from activebdl.posteriors.mc_dropout import MCDropout
 from activebdl.progress import Advance, Progress, silent
-from activebdl.randomness import generator, some_of
+from activebdl.randomness import generator
 from activebdl.scoring import Scorer, check_score
 from activebdl.strategies import Query, ScoreFunction, Selection, Strategy, resolve, strategy_names
 from activebdl.strategies._start import make_start
@@ -88,7 +89,8 @@ class ActiveLearning:
         start: How the first items are chosen: "balanced", or a strategy that needs no model, such as "random".
         draws: K, draws of the posterior that the strategy sees.
         test_draws: Draws of the posterior that the test set is predicted with.
-        candidates: Unlabelled items that the strategy sees in a round, chosen at random anew each time; None for all.
+        candidates: Which unlabelled items the strategy sees in a round: a number of them at random, or `Candidates`;
+            None for all.
         seed: The source of all randomness.
         device: "auto", "cpu", "cuda", "mps", ...
         chunk: Items at a time while scoring; None takes what suits the device.
@@ -111,7 +113,7 @@ class ActiveLearning:
         start: str = "random",
         draws: int = 20,
         test_draws: int = 50,
-        candidates: int | None = None,
+        candidates: int | Candidates | None = None,
         seed: int = 0,
         device: str | torch.device = "auto",
         chunk: int | None = None,
@@ -125,7 +127,8 @@ class ActiveLearning:
         self.strategy = resolve(strategy)
         self.oracle = make_oracle(oracle, dataset)
         self.starter = make_start(start, dataset)
-        self.draws, self.test_draws, self.candidates, self.seed = draws, test_draws, candidates, seed
+        self.draws, self.test_draws, self.seed = draws, test_draws, seed
+        self.candidates = candidates if isinstance(candidates, Candidates) else Candidates(random=candidates)
         self.device = choose_device(str(device))
         self.chunk = chunk
         self.journal = None if journal is None else Path(journal)
@@ -167,21 +170,32 @@ class ActiveLearning:
             )
         strategy = self.starter if round == 0 else self.strategy
         again = f" again {attempt}" if attempt else ""
-        unlabelled = pool.unlabelled
-        if strategy.needs_model and self.candidates is not None:
-            rng = generator(self.seed, round, "candidates" + again)
-            unlabelled = some_of(unlabelled, max(self.candidates, quantity), rng)
-        draws = belief.draw(self.draws, "score") if strategy.needs_model else None
+        data = self.dataset
+        rng = generator(self.seed, round, "candidates" + again)
+        query = Query(pool.unlabelled, pool.labelled, quantity, rng, None, data.pool, data.normalise, data.costs)
+        if strategy.needs_model:  # fit, where the last round's results were in the journal already
+            _ = belief.posterior
         begin = time.perf_counter()
-        with self.progress("score", 0 if draws is None else len(unlabelled)) as advance:
-            scorer = None if draws is None else belief.scorer(draws, self.dataset.pool, advance)
+        if strategy.needs_model:
+            query = self._prefiltered(query, belief)
+        draws = belief.draw(self.draws, "score") if strategy.needs_model else None
+        with self.progress("score", 0 if draws is None else len(query.unlabelled)) as advance:
+            scorer = None if draws is None else belief.scorer(draws, data.pool, advance)
             rng = generator(self.seed, round, "select" + again)
-            data = self.dataset
-            query = Query(unlabelled, pool.labelled, quantity, rng, scorer, data.pool, data.normalise, data.costs)
-            selection = strategy.select(query)
+            selection = strategy.select(replace(query, generator=rng, scorer=scorer))
         asked = Asked(tuple(selection.ids.tolist()), _scores(selection), time.perf_counter() - begin)
         journal.write_request(round, attempt, asked)
         return asked
+
+    def _prefiltered(self, query: Query, belief: "Belief") -> Query:
+        """The query with those candidates alone that the strategy is to see."""
+        query = replace(query, unlabelled=self.candidates.some(query))
+        if self.candidates.top is None or len(query.unlabelled) <= self.candidates.top:
+            return query
+        draws = belief.draw(self.candidates.draws, "candidates")
+        with self.progress("prefilter", len(query.unlabelled)) as advance:
+            scorer = belief.scorer(draws, self.dataset.pool, advance)
+            return replace(query, unlabelled=self.candidates.best(replace(query, scorer=scorer)))
 
     def _ask(self, journal: Journal, pool: Pool, round: int, attempt: int, asked: Asked) -> dict[int, Annotation]:
         """ask: every answer is in the journal before the pool learns it."""
@@ -232,14 +246,13 @@ class ActiveLearning:
         check_counts(self.counts, len(self.dataset.pool))
         if self.draws < 1 or self.test_draws < 1:
             raise UserError("The posterior must be drawn from at least once: draws and test_draws are 1 or more.")
-        if self.candidates is not None and self.candidates < 1:
-            raise UserError(f"A strategy must see at least 1 of the candidates, not {self.candidates}.")
         kind = self.dataset.target.kind
-        if self.strategy.target not in (kind, "any"):
-            raise UserError(
-                f"'{self.strategy.name}' is for {self.strategy.target}, and the labels of '{self.dataset.name}' are "
-                f"{kind}; take one of {', '.join(strategy_names(kind))} (a score of numbers takes 'moments')."
-            )
+        for strategy in (self.strategy, self.candidates.score):
+            if strategy is not None and strategy.target not in (kind, "any"):
+                raise UserError(
+                    f"'{strategy.name}' is for {strategy.target}, and the labels of '{self.dataset.name}' are {kind}; "
+                    f"take one of {', '.join(strategy_names(kind))} (a score of numbers takes 'moments')."
+                )
         if self.strategy.needs_costs and self.dataset.costs is None:
             raise UserError(
                 f"'{self.strategy.name}' divides by what the label of an item costs, and the data set "
@@ -289,7 +302,7 @@ class ActiveLearning:
             "counts": list(self.counts),
             "draws": self.draws,
             "test_draws": self.test_draws,
-            "candidates": self.candidates,
+            "candidates": self.candidates.random if self.candidates.top is None else str(self.candidates),
             "seed": self.seed,
         }
         known = journal.about("identity")

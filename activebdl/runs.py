@@ -192,8 +192,13 @@ def _what(cycle: ActiveLearning) -> str:
     data, counts = cycle.dataset, cycle.counts
     return (
         f"pool {len(data.pool):,}, test {len(data.test):,}, {len(counts)} rounds from {counts[0]:,} to "
-        f"{counts[-1]:,} labels, on {describe(cycle.device)}"
+        f"{counts[-1]:,} labels, on {describe(cycle.device)}{_sees(cycle)}"
     )
+
+
+def _sees(cycle: ActiveLearning) -> str:
+    """What the strategy looks at, so that nothing is left out silently."""
+    return f"\n  {cycle.strategy.name} sees {cycle.candidates} in each round" if cycle.strategy.needs_model else ""
 
 
 def _header(dataset: ActiveDataset) -> str:

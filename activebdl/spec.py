@@ -73,7 +73,10 @@ class RunSpec(BaseModel):
     counts: tuple[int, ...] | None = Field(None, description="label counts one by one, in place of the four above")
     draws: int = Field(20, ge=1, description="draws of the posterior that the strategy sees")
     test_draws: int = Field(50, ge=1, description="draws of the posterior that the test set is predicted with")
-    candidates: int | None = Field(None, ge=1, description="items a strategy sees, random in each round; null for all")
+    candidates: int | dict[str, Any] | None = Field(
+        None,
+        description="what a strategy sees: null for all, a number at random, or {top, by, draws, random}",
+    )
     seed: int = Field(0, ge=0)
     device: str = "auto"
     chunk: int | None = Field(None, ge=1, description="items at a time while scoring; null takes what suits the device")

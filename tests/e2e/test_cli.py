@@ -156,7 +156,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["run", "diabetes", "--posterior", "map"], "take another posterior, such as mc_dropout, or one of k_centre, "),
     (["run", "diabetes", "--set", "dataset.noise=.inf"], "a standard deviation above 0, or None, and not inf"),
     (["run", "diabetes", "--set", "posterior={name: laplace, weights: all}"], "laplace-torch"),
-    (["run", "digits-small", "--set", "candidates=0"], "candidates should be greater than or equal to 1"),
+    (["run", "digits-small", "--set", "candidates=0"], "at least 1 of the candidates, not 0"),
     (["run", "digits-small", "--posterior", "map"], "those of MAP never do"),
     (["run", "digits-small", "--device", "abacus"], "device 'abacus' cannot be used"),
     (["run", "digits-small", "--set", "budget"], "--set takes KEY=VALUE"),

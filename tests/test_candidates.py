@@ -1,0 +1,133 @@
+"""Prefilters: what a strategy is shown."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from activebdl import ActiveLearning
+from activebdl.build import make_candidates
+from activebdl.candidates import Candidates
+from activebdl.data import ActiveDataset, Normalise
+from activebdl.errors import UserError
+from activebdl.scoring import Scorer
+from activebdl.spec import read_spec
+from activebdl.strategies import Query, Selection, Strategy, joint_strategy
+
+
+class Table:
+    """Draws whose log-probabilities are looked up: an item is its own id."""
+
+    def __init__(self, log_probs: Tensor) -> None:
+        self.table = log_probs  # [N, K, C]
+        self.count = log_probs.shape[1]
+
+    def log_probs(self, x: Tensor) -> Tensor:
+        return self.table[x[:, 0].long()]
+
+
+def query(log_probs: Tensor, ids: Tensor, quantity: int, seed: int = 0) -> Query:
+    inputs = torch.arange(len(log_probs)).float()[:, None]
+    scorer = Scorer(Table(log_probs), inputs, Normalise(), torch.device("cpu"), chunk=3)
+    return Query(ids, torch.empty(0, dtype=torch.long), quantity, torch.Generator().manual_seed(seed), scorer)
+
+
+def binary(p: Tensor) -> Tensor:
+    """One draw, two classes: ``[N] -> [N, 1, 2]``."""
+    return torch.stack([p, 1 - p], dim=1)[:, None].log()
+
+
+def test_the_top_of_a_score_is_what_is_most_unsure() -> None:
+    p = torch.tensor([0.5, 0.9, 0.6, 0.99, 0.52, 0.7, 0.45, 0.8])
+    ids = torch.tensor([0, 1, 2, 3, 5, 6])  # 4 and 7 have a label
+    shown = Candidates(top=3).best(query(binary(p), ids, quantity=2))
+    assert shown.tolist() == [0, 2, 6]
+    assert Candidates(top=1).best(query(binary(p), ids, quantity=4)).tolist() == [0, 2, 5, 6]  # never fewer than asked
+    assert Candidates(top=3, by="least_confidence").best(query(binary(p), ids, 1)).tolist() == [0, 2, 6]
+
+
+def test_at_random_they_are_some_of_the_unlabelled() -> None:
+    ids = torch.arange(10, 60)
+    shown = [Candidates(random=7).some(query(binary(torch.rand(60)), ids, 2, seed)) for seed in range(200)]
+    assert all(len(some.unique()) == 7 and bool(torch.isin(some, ids).all()) for some in shown)
+    assert len(torch.cat(shown).unique()) == 50
+    assert torch.equal(Candidates().some(query(binary(torch.rand(60)), ids, 2)), ids)
+
+
+@pytest.fixture
+def dataset() -> ActiveDataset:
+    """Two blobs with a wide gap, and some items on the border between them."""
+    rng = torch.Generator().manual_seed(0)
+    y = torch.arange(60) % 2
+    x = 0.3 * torch.randn(60, 2, generator=rng) + torch.where(y == 0, -3.0, 3.0)[:, None]
+    x[50:] = 0.05 * torch.randn(10, 2, generator=rng)
+    return ActiveDataset.from_arrays(x, y, x, y, classes=["left", "right"])
+
+
+def network() -> nn.Module:
+    return nn.Sequential(nn.Linear(2, 32), nn.ReLU(), nn.Dropout(0.2), nn.Linear(32, 2))
+
+
+def test_in_the_cycle_a_strategy_sees_the_border(dataset: ActiveDataset) -> None:
+    seen: list[list[int]] = []
+
+    def look(query: Query) -> Selection:
+        seen.append(query.unlabelled.tolist())
+        assert query.model.draws.count == 9  # its own draws, not those of the cheap score
+        return Selection(query.unlabelled[: query.quantity])
+
+    options: dict[str, Any] = {"counts": (20, 22), "draws": 9, "candidates": Candidates(top=8, draws=3)}
+    rounds = list(ActiveLearning(dataset, network, strategy=Strategy("look", joint=look), **options))
+    border = set(range(50, 60)) - set(rounds[0].ids)
+    assert len(seen) == 1 and len(seen[0]) == 8
+    assert len(set(seen[0]) & border) >= min(len(border), 8) - 1
+
+
+def test_what_does_not_narrow_the_choice_changes_nothing(dataset: ActiveDataset) -> None:
+    def ids(candidates: int | Candidates | None) -> list[tuple[int, ...]]:
+        cycle = ActiveLearning(dataset, network, counts=(10, 14, 18), draws=5, candidates=candidates)
+        return [round.ids for round in cycle]
+
+    assert ids(None) == ids(60) == ids(Candidates(top=60)) != ids(Candidates(top=5))
+
+
+def test_a_strategy_without_a_model_sees_everything(dataset: ActiveDataset) -> None:
+    seen: list[int] = []
+
+    @joint_strategy("seeing_everything", needs_model=False)
+    def look(query: Query) -> Tensor:
+        seen.append(len(query.unlabelled))
+        return query.unlabelled[: query.quantity]
+
+    known = Strategy("seeing_everything", joint=look, needs_model=False)
+    list(ActiveLearning(dataset, network, counts=(10, 14), strategy=known, candidates=Candidates(random=5, top=3)))
+    assert seen == [50]
+
+
+@pytest.mark.parametrize(
+    ("candidates", "message"),
+    [
+        (0, "at least 1 of the candidates, not 0"),
+        ({"top": 0}, "at least 1 of the candidates, not 0"),
+        ({"top": 5, "draws": 0}, "at least 1 of the draws, not 0"),
+        ({"top": 5, "by": "batchbald"}, "Candidates are the top of a score, such as max_entropy, and 'batchbald'"),
+        ({"top": 5, "by": "balt"}, "Unknown strategy 'balt'"),
+        ({"best": 5}, "The setting 'candidates' has no setting 'best'; it has: random, top, by, draws"),
+        ({"top": "many"}, "'top' of the setting 'candidates'"),
+    ],
+)
+def test_mistakes_are_told(candidates: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        make_candidates(read_spec("mnist-1000", {"candidates": candidates}))
+
+
+def test_a_cheap_score_of_the_other_kind_is_refused(dataset: ActiveDataset) -> None:
+    with pytest.raises(UserError, match="'epistemic_variance' is for numbers"):
+        ActiveLearning(dataset, network, counts=(10, 14), candidates=Candidates(top=5, by="epistemic_variance"))
+
+
+def test_in_words() -> None:
+    assert str(Candidates()) == "everything"
+    assert str(Candidates(random=9000)) == "9,000 at random"
+    assert str(Candidates(9000, 500, "bald", 7)) == "the first 500 by bald of 7 draws, out of 9,000 at random"
