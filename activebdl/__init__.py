@@ -33,7 +33,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ABSTAIN", "IVON", "MAP", "MNF", "SWAG", "ActiveDataset", "ActiveLearning", "Affine", "Annotation",
-    "BayesByBackprop", "Candidates", "Classes", "Ensemble", "Labelled", "Laplace", "MCDropout", "Moments", "Normalise",
-    "Numbers", "Query", "Request", "Round", "Selection", "Training", "UserError", "dataset", "joint_strategy", "label_counts",
-    "load", "network", "oracle", "posterior", "resolve", "strategy",
+    "BayesByBackprop", "Candidates", "Classes", "Ensemble", "Labelled", "Laplace", "MCDropout", "Moments",
+    "Normalise", "Numbers", "Query", "Request", "Round", "Selection", "Training", "UserError", "dataset",
+    "joint_strategy", "label_counts", "load", "network", "oracle", "posterior", "resolve", "strategy",
 ]  # fmt: skip
