@@ -172,7 +172,10 @@ class ActiveLearning:
         again = f" again {attempt}" if attempt else ""
         data = self.dataset
         rng = generator(self.seed, round, "candidates" + again)
-        query = Query(pool.unlabelled, pool.labelled, quantity, rng, None, data.pool, data.normalise, data.costs)
+        query = Query(
+            pool.unlabelled, pool.labelled, quantity, rng, None,
+            data.pool, data.normalise, data.costs, data.target_inputs,
+        )  # fmt: skip
         if strategy.needs_model:  # fit, where the last round's results were in the journal already
             _ = belief.posterior
         begin = time.perf_counter()

@@ -120,6 +120,8 @@ class ActiveDataset:
         normalise: Turns stored inputs into what a network reads.
         costs: What the label of each pool item costs, ``[N]`` float64, positive, in the user's own unit; None where
             items do not differ, or nobody says.
+        target_inputs: Inputs, as stored, that predictions will be wanted for, where the pool is not like them; for
+            strategies that ask for what tells most about those, such as EPIG. None takes the pool for them.
     """
 
     name: str
@@ -130,6 +132,7 @@ class ActiveDataset:
     target: Target
     normalise: Normalise = field(default_factory=Normalise)
     costs: Tensor | None = None
+    target_inputs: Inputs | None = None
 
     def __post_init__(self) -> None:
         if len(self.pool) == 0 or len(self.test) == 0:
@@ -139,7 +142,9 @@ class ActiveDataset:
         _check_labels(self.test_labels, len(self.test), self.target, "test")
         if self.costs is not None:
             object.__setattr__(self, "costs", _costs(self.costs, len(self.pool)))
-        for inputs, side in ((self.pool, "pool"), (self.test, "test")):
+        if self.target_inputs is not None:
+            _check_targets(self.target_inputs, self.input_shape)
+        for inputs, side in ((self.pool, "pool"), (self.test, "test"), (self.target_inputs, "target")):
             if isinstance(inputs, Tensor):
                 _check_finite(inputs, side)
 
@@ -165,6 +170,7 @@ class ActiveDataset:
         numbers: Numbers | None = None,
         normalise: Normalise | None = None,
         costs: Tensor | np.ndarray[Any, Any] | None = None,
+        target_inputs: Tensor | np.ndarray[Any, Any] | None = None,
     ) -> "ActiveDataset":
         """A data set of the user's own tensors or arrays.
 
@@ -178,6 +184,7 @@ class ActiveDataset:
             numbers: When labels are numbers, ``Numbers()`` or one that knows more of their noise.
             normalise: How stored inputs become what a network reads.
             costs: ``[N]`` positive numbers, what a label of each item costs; see "per_cost_" in `activebdl.strategies`.
+            target_inputs: ``[M, ...]`` inputs that predictions will be wanted for, where the pool is not like them.
         """
         x, t = _inputs(pool), _inputs(test)
         target = None if classes is None and numbers is None else _target(classes, numbers)
@@ -190,7 +197,8 @@ class ActiveDataset:
         if target is None:
             highest = max(int(v.max()) for v in (y, test_y) if v is not None and len(v))
             target = Classes(tuple(str(c) for c in range(highest + 1)))
-        return ActiveDataset(name, x, y, t, test_y, target, normalise, costs)
+        wanted = None if target_inputs is None else _inputs(target_inputs)
+        return ActiveDataset(name, x, y, t, test_y, target, normalise, costs, wanted)
 
     @staticmethod
     def from_datasets(
@@ -344,6 +352,14 @@ def _costs(costs: Tensor, count: int) -> Tensor:
         at = int(wrong.nonzero()[0])
         raise UserError(f"{rule}, and that of item {at} is {costs[at].item()}.")
     return costs
+
+
+def _check_targets(inputs: Inputs, shape: tuple[int, ...]) -> None:
+    if len(inputs) == 0:
+        raise UserError("target_inputs has no items; leave it out, and the pool stands for them.")
+    given = tuple(inputs[torch.tensor([0])].shape[1:])
+    if given != shape:
+        raise UserError(f"An item of target_inputs has the shape {given}, and one of the pool {shape}.")
 
 
 def _check_finite(inputs: Tensor, side: str) -> None:

@@ -53,6 +53,7 @@ class Query:
         inputs: The pool's inputs, as they are stored; ids are positions in it.
         normalise: Turns them into what a network reads.
         costs: What a label of each of the pool's items costs, ``[N]`` by id, float64; None where nobody says.
+        target_inputs: Inputs that predictions will be wanted for, as they are stored; None where the pool is like them.
     """
 
     unlabelled: Tensor
@@ -63,6 +64,7 @@ class Query:
     inputs: Inputs | None = None
     normalise: Normalise = field(default_factory=Normalise)
     costs: Tensor | None = None
+    target_inputs: Inputs | None = None
 
     def items(self, ids: Tensor) -> Tensor:
         """Inputs ``[n, ...]`` as a network reads them, on the CPU: for strategies that look at the items themselves."""

@@ -3,12 +3,14 @@
 N: unlabelled items, B: items of a chunk, T: target inputs, K: draws, C: classes, Q: items asked for.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from activebdl.errors import UserError
 from activebdl.randomness import some_of
-from activebdl.scoring import entropy, predictive
+from activebdl.scoring import entropy, ignore, predictive
 from activebdl.strategies import Query, Selection, joint_strategy
 from activebdl.strategies._batches import refuse_numbers
 from activebdl.strategies._joint_entropy import BLOCK
@@ -23,7 +25,8 @@ def epig(query: Query, *, targets: int = 200) -> Selection:
 
     where ``p(y, y* | x, x*) = 1/K sum_k p_k(y | x) p_k(y* | x*)``. `bald` asks what tells most about the weights, also
     about those that matter to no prediction; EPIG asks what tells most about predictions. It is the mean over target
-    inputs x*, drawn from what is unlabelled; the top Q are chosen, and the scores are their EPIG.
+    inputs x*, drawn from the data set's ``target_inputs``, or from what is unlabelled where it has none; the top Q are
+    chosen, and the scores are their EPIG.
 
     Args:
         query: What there is to choose from.
@@ -31,7 +34,11 @@ def epig(query: Query, *, targets: int = 200) -> Selection:
     """
     if targets < 1:
         raise UserError(f"epig needs at least 1 of the targets, not {targets}.")
-    to_predict = query.model.predictions(some_of(query.unlabelled, targets, query.generator))
+    model, ids = query.model, query.unlabelled
+    if query.target_inputs is not None:
+        model, ids = replace(model, inputs=query.target_inputs), torch.arange(len(query.target_inputs))
+    model = replace(model, on_items=ignore)  # progress is told of the items to choose from
+    to_predict = model.predictions(some_of(ids, targets, query.generator))
     refuse_numbers(to_predict.exp().sum(dim=-1))
     scores = query.model.scores(query.unlabelled, lambda log_probs: information(log_probs, to_predict))
     chosen = top_k(scores, query.quantity, query.generator)

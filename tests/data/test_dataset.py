@@ -214,3 +214,18 @@ def test_friedman_is_its_formula_and_its_noise() -> None:
     assert abs(float(noise.mean())) < 4 / 5000**0.5
     assert abs(float(noise.square().mean()) - 1) < 4 * (2 / 5000) ** 0.5
     assert abs(float((y - truth).square().mean()) - 16 / 3) < 0.7  # 4/3 noise^2
+
+
+def test_target_inputs_are_like_items_of_the_pool() -> None:
+    pool, labels = torch.zeros(6, 2), torch.arange(6) % 2
+
+    def given(inputs: Tensor) -> ActiveDataset:
+        return ActiveDataset.from_arrays(pool, labels, pool, labels, target_inputs=inputs)
+
+    assert given(torch.ones(3, 2)).target_inputs is not None
+    with pytest.raises(UserError, match=r"target_inputs has the shape \(5,\), and one of the pool \(2,\)"):
+        given(torch.ones(3, 5))
+    with pytest.raises(UserError, match="target_inputs has no items"):
+        given(torch.ones(0, 2))
+    with pytest.raises(UserError, match="target input of item 1 holds NaN"):
+        given(torch.tensor([[0.0, 1.0], [float("nan"), 1.0]]))

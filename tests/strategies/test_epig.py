@@ -163,3 +163,23 @@ def test_what_cannot_work_is_refused() -> None:
         choose(torch.rand(5, 4, 2), 2)
     with pytest.raises(UserError, match="at least 1 of the targets"):
         choose(table(5, 4, 3, 0), 2, targets=0)
+
+
+def test_target_inputs_of_the_data_set_are_what_predictions_are_wanted_for() -> None:
+    """Half of the pool's draws disagree in one way and half in another; the targets are of the second kind."""
+    votes = torch.tensor([[0.9, 0.9, 0.1, 0.1], [0.8, 0.2, 0.8, 0.2]], dtype=torch.double)  # of four draws
+    log_probs = torch.stack([votes, 1 - votes], dim=2).log().repeat_interleave(4, dim=0)
+
+    def chosen(target: int | None, seed: int) -> Selection:
+        wanted = None if target is None else torch.tensor([[target]])
+        scorer = Scorer(KnownDraws(log_probs), torch.arange(8)[:, None], Normalise(), torch.device("cpu"), 4)
+        none = torch.empty(0, dtype=torch.long)
+        query = Query(torch.arange(8), none, 4, seeded(seed), scorer, target_inputs=wanted)
+        return resolve("epig").select(query)
+
+    for target in (0, 5):
+        told = chosen(target, seed=target)
+        expected = [enumerated(log_probs[i], log_probs[target]) for i in told.ids.tolist()]
+        assert told.scores is not None and told.scores.tolist() == pytest.approx(expected, abs=1e-6)
+        assert set(told.ids.tolist()) == (set(range(4)) if target < 4 else set(range(4, 8)))
+    assert chosen(None, 0).scores is not None
