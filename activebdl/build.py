@@ -43,7 +43,7 @@ def build(
     """
     counts, strategy, posterior = spec.label_counts(), make_strategy(spec.strategy), make_method(spec.posterior)
     candidates = make_candidates(spec)
-    find_start(spec.start)
+    start = make_starter(spec.start)
     networks.get(spec.network.name)  # unknown names are told before any byte of data is fetched
     dataset = dataset or make_dataset(spec.dataset, progress=progress is not silent)
     return ActiveLearning(
@@ -53,7 +53,7 @@ def build(
         posterior=posterior,
         strategy=strategy,
         oracle=make_oracle(spec.oracle, dataset),
-        start=spec.start,
+        start=start,
         draws=spec.draws,
         test_draws=spec.test_draws,
         candidates=candidates,
@@ -94,6 +94,15 @@ def make_candidates(spec: RunSpec) -> Candidates:
     return candidates
 
 
+def make_starter(named: Named) -> str | Strategy:
+    """What chooses the first items: "balanced", or the strategy by that name with the options of its own."""
+    if find_start(named.name) is not None:
+        return make_strategy(named)
+    if named.options:
+        raise UserError(f"The start '{named.name}' takes no option '{next(iter(named.options))}'.")
+    return named.name
+
+
 def make_method(named: Named) -> InferenceMethod:
     """The inference method by that name, with its hyperparameters."""
     method = posteriors.get(named.name)
@@ -117,11 +126,13 @@ def resolved(spec: RunSpec) -> RunSpec:
     """The same run with every default written out, so that it can be done again when defaults have changed."""
     method = make_method(spec.posterior)
     options = plain(method) if dataclasses.is_dataclass(method) else spec.posterior.options
-    strategy = make_strategy(spec.strategy)
+    strategy, start = make_strategy(spec.strategy), make_starter(spec.start)
     settings = strategy.settings if strategy.beta is None else {"beta": strategy.beta, **strategy.settings}
+    start_settings = start.settings if isinstance(start, Strategy) else {}
     written_out = spec.model_copy(
         update={
             "strategy": Named.model_validate({"name": spec.strategy.name, **settings}),
+            "start": Named.model_validate({"name": spec.start.name, **start_settings}),
             "dataset": _with_defaults(spec.dataset, datasets.get(spec.dataset.name)),
             "network": _with_defaults(spec.network, networks.get(spec.network.name)),
             "posterior": Named.model_validate({"name": spec.posterior.name, **options}),

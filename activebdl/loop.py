@@ -86,7 +86,8 @@ class ActiveLearning:
         posterior: The inference method.
         strategy: A name such as "bald" or "power_bald", a score function of log_probs or moments, or a `Strategy`.
         oracle: A name, a function of items that returns labels, or an object with submit and poll.
-        start: How the first items are chosen: "balanced", or a strategy that needs no model, such as "random".
+        start: How the first items are chosen: "balanced", or a strategy that needs no model, or the name of one, such
+            as "random".
         draws: K, draws of the posterior that the strategy sees.
         test_draws: Draws of the posterior that the test set is predicted with.
         candidates: Which unlabelled items the strategy sees in a round: a number of them at random, or `Candidates`;
@@ -110,7 +111,7 @@ class ActiveLearning:
         posterior: InferenceMethod | None = None,
         strategy: str | Strategy | ScoreFunction = "bald",
         oracle: object = "dataset",
-        start: str = "random",
+        start: str | Strategy = "random",
         draws: int = 20,
         test_draws: int = 50,
         candidates: int | Candidates | None = None,
@@ -301,7 +302,7 @@ class ActiveLearning:
             "network": self._architecture,
             "posterior": repr(self.method) if is_dataclass(self.method) else type(self.method).__name__,
             "strategy": self.strategy.label,
-            "start": self.starter.name,
+            "start": self.starter.label,
             "counts": list(self.counts),
             "draws": self.draws,
             "test_draws": self.test_draws,

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Self, cast
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError
 
 from activebdl.counts import check_counts, label_counts
 from activebdl.errors import UserError
@@ -29,6 +30,8 @@ class Named(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _from_name(cls, given: object) -> object:
+        if not isinstance(given, str | Mapping | Named):
+            raise PydanticCustomError("named", "should be a name, or a name with options")
         return {"name": given} if isinstance(given, str) else given
 
     @property
@@ -65,7 +68,7 @@ class RunSpec(BaseModel):
     posterior: Named = Named(name="mc_dropout")
     strategy: Named = Named(name="power_bald")
     oracle: str = "dataset"
-    start: str = Field("random", description="the first items: balanced, or a strategy that needs no model")
+    start: Named = Field(Named(name="random"), description="the first items: balanced, or a strategy without a model")
     initial: int = Field(20, description="labels before the first fit")
     budget: int = Field(1000, description="labels at the end")
     query_size: int = Field(20, description="items asked for at a time, at least")

@@ -21,7 +21,7 @@ def test_gal_2017_is_their_protocol() -> None:
     spec = resolved(read_spec("mnist-gal2017"))
     assert spec.label_counts() == tuple(range(20, 1001, 10))
     assert spec.draws == 100
-    assert spec.start == "balanced"
+    assert spec.start.name == "balanced"
     assert spec.network.name == "gal2017_cnn"
     training = spec.posterior.options["training"]
     assert training["augmentation"] is None
@@ -76,7 +76,7 @@ BAD: list[tuple[str, str]] = [
     ("compare:\n  seeds: [0, -1]\n", "line 2: compare.seeds.1 should be greater than or equal to 0, not -1"),
     ("compare:\n  seeds: [4, 4]\n", "line 1: compare.seeds has 4 twice; each stands there once.$"),
     ("compare:\n  seed: [1]\n", "line 2: there is no setting 'compare.seed'. Known: strategies, seeds"),
-    ("start: 3\n", "line 1: start should be a valid string, not 3"),
+    ("start: 3\n", "line 1: start should be a name, or a name with options, not 3"),
     ("draws: 0\n", "line 1: draws should be greater than or equal to 1, not 0"),
 ]
 

@@ -304,13 +304,14 @@ def _named(name: str, options: Mapping[str, Any]) -> Strategy:
 
 
 def _with_options(strategy: Strategy, options: Mapping[str, Any]) -> Strategy:
-    known = strategy.settings
+    defaults = replace(strategy, options={}).settings
     for key in options:
-        if key not in known:
+        if key not in defaults:
             raise UserError(
-                f"The strategy '{strategy.name}' takes no option '{key}'; its options: {', '.join(known) or 'none'}."
+                f"The strategy '{strategy.name}' takes no option '{key}'; its options: {', '.join(defaults) or 'none'}."
             )
-    return replace(strategy, options={key: value for key, value in options.items() if value != known[key]})
+    told = {**strategy.options, **options}
+    return replace(strategy, options={key: value for key, value in told.items() if value != defaults[key]})
 
 
 def strategy_names(target: str = "any", *, forms: bool = True) -> list[str]:

@@ -10,18 +10,19 @@ from activebdl.strategies import Query, Strategy, resolve, strategies, strategy_
 BALANCED = "balanced"
 
 
-def find_start(name: str) -> Strategy | None:
+def find_start(start: str | Strategy) -> Strategy | None:
     """The strategy that chooses the initial items; None for "balanced", which takes a data set to make.
 
     Raises:
         UserError: An unknown name, or a strategy that needs a model.
     """
-    if name == BALANCED:
+    if start == BALANCED:
         return None
-    if ":" not in name and name not in strategies.names() and name not in strategy_names():
-        raise UserError(f"Unknown start '{name}'. Known: {_known()}; or a strategy of your own that needs no model.")
-    found = resolve(name)
+    if isinstance(start, str) and ":" not in start and start not in strategies.names() + strategy_names():
+        raise UserError(f"Unknown start '{start}'. Known: {_known()}; or a strategy of your own that needs no model.")
+    found = resolve(start)
     if found.needs_model:
+        name = start if isinstance(start, str) else start.name
         raise UserError(
             f"The start '{name}' needs a model, and there is none before the first label. Take one of {_known()}; or "
             "one of your own, registered by @joint_strategy(..., needs_model=False)."
@@ -34,11 +35,11 @@ def _known() -> str:
     return ", ".join((BALANCED, *free))
 
 
-def make_start(name: str, dataset: ActiveDataset) -> Strategy:
+def make_start(start: str | Strategy, dataset: ActiveDataset) -> Strategy:
     """How the initial items are chosen.
 
     Args:
-        name: A strategy that needs no model, such as "random", "k_means" or "typiclust", by name or reference; or
+        start: A strategy that needs no model, such as "random", "k_means" or "typiclust", or its name or reference; or
             "balanced": as many of each class as can be. Gal et al. (2017) and Kirsch et al. (2019) start so; it looks
             at the data set's labels, which a real pool does not have.
         dataset: Whose items they are.
@@ -46,7 +47,7 @@ def make_start(name: str, dataset: ActiveDataset) -> Strategy:
     Raises:
         UserError: An unknown name, a strategy that needs a model, or "balanced" for a pool without labels.
     """
-    found = find_start(name)
+    found = find_start(start)
     if found is not None:
         return found
     if not dataset.classes:

@@ -36,6 +36,14 @@ def test_the_label_tells_what_is_not_the_default() -> None:
     assert resolve(blend, power=2).settings == {"weight": 0.5, "power": 2}
 
 
+def test_a_strategy_that_is_resolved_again_keeps_them() -> None:
+    """Everything that takes a strategy resolves it: the cycle too."""
+    known = resolve(blend, weight=3.0)
+    assert resolve(known) == known
+    assert resolve(known, power=2).settings == {"weight": 3.0, "power": 2}
+    assert resolve(known, weight=0.5).label == "blend"
+
+
 def test_options_that_it_does_not_take_are_told() -> None:
     with pytest.raises(UserError, match="'blend' takes no option 'wieght'; its options: weight, power"):
         resolve(blend, wieght=1)

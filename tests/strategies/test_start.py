@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from activebdl import ActiveDataset, ActiveLearning, MCDropout, Training, UserError
-from activebdl.build import build
+from activebdl.build import build, resolved
 from activebdl.spec import read_spec
 from activebdl.strategies import strategies
 from activebdl.strategies._start import make_start
@@ -69,7 +69,16 @@ def test_a_wrong_start_of_a_spec_is_told_before_any_data_is_fetched(monkeypatch:
     for start, message in (
         ("warm", "Unknown start 'warm'. Known: balanced, k_means, random, typiclust"),
         ("margin", "start 'margin' needs a model"),
+        ({"name": "typiclust", "clusters": 3}, "'typiclust' takes no option 'clusters'; its options: components"),
+        ({"name": "typiclust", "components": "few"}, "'components' of the strategy 'typiclust'"),
+        ({"name": "balanced", "share": 2}, "The start 'balanced' takes no option 'share'"),
     ):
         with pytest.raises(UserError, match=message):
             build(read_spec("digits-small", {"start": start}))
-    assert read_spec("digits-small", {"start": "typiclust"}).start == "typiclust"
+    assert read_spec("digits-small", {"start": "typiclust"}).start.name == "typiclust"
+    spec = read_spec("digits-small", {"start": {"name": "typiclust", "components": 7}})
+    monkeypatch.undo()
+    assert build(spec).starter.label == "typiclust(components=7)"
+    written_out = resolved(spec)
+    assert written_out.start.options == {"components": 7, "max_clusters": 500, "neighbours": 20}
+    assert build(written_out).starter.label == "typiclust(components=7)"
