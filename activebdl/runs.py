@@ -21,7 +21,7 @@ from activebdl.devices import describe
 from activebdl.errors import UserError
 from activebdl.files import write_safely
 from activebdl.journal import Journal, RoundRecord, read_about, read_rounds
-from activebdl.loop import ActiveLearning, Round
+from activebdl.loop import ActiveLearning
 from activebdl.progress import bars, rounds_bar, say
 from activebdl.report import Curve
 from activebdl.spec import RunSpec, spec_text, validate

@@ -24,10 +24,10 @@ from activebdl.build import make_strategy
 from activebdl.data import ActiveDataset
 from activebdl.devices import choose_device, describe
 from activebdl.errors import UserError
-from activebdl.loop import Round
 from activebdl.mlflow_ui import NUMBERS, VIEW_TAG, charts_url, serve, share_view
 from activebdl.pictures import asked_grid, confusion_matrix, reliability_diagram
 from activebdl.progress import say
+from activebdl.rounds import Round
 from activebdl.runs import Tracking, TrackRound
 from activebdl.spec import RunSpec, spec_text
 from activebdl.targets import Classes, Target

@@ -11,8 +11,8 @@ import torch
 
 from activebdl import UserError
 from activebdl.build import build, resolved
-from activebdl.loop import Round
 from activebdl.mlflow_ui import VIEW, VIEW_TAG, charts_url
+from activebdl.rounds import Round
 from activebdl.spec import RunSpec, read_spec
 from activebdl.targets import Classes
 from activebdl.tracking import UID, MlflowTracking, flat, metrics_of, store_uri
