@@ -52,9 +52,7 @@ class ValidationAccuracy(StoppingRule):
         reached = self._reached(accuracy, size)
         if reached < self.target:
             return None
-        sure = (
-            "" if self.confidence is None else f", at least {100 * reached:.4g} % with confidence {self.confidence:g}"
-        )
+        sure = f", at least {100 * reached:.4g} % with confidence {self.confidence:g}" if self.confidence else ""
         return f"{100 * accuracy:.4g} % of {size:,} validation items are right{sure}; the target is {self.target:g}"
 
     def _reached(self, accuracy: float, size: int) -> float:
