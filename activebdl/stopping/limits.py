@@ -13,7 +13,9 @@ from activebdl.stopping import StoppingRule, stopping_rule
 @stopping_rule("labels")
 @dataclass(frozen=True)
 class LabelLimit(StoppingRule):
-    """Stops when there are so many labels; for compositions, for a run has its budget.
+    """Stops when there are so many labels.
+
+    For compositions: a run by itself ends with the last of its counts.
 
     Args:
         limit: Labels, those of validation items included.

@@ -13,10 +13,11 @@ from activebdl.stopping import StoppingRule, stopping_rule
 @stopping_rule("overall_uncertainty")
 @dataclass(frozen=True)
 class OverallUncertainty(StoppingRule):
-    """Stops when the model is sure of most items: when its mean uncertainty on the stop set is below a limit.
+    """Stops when the model is sure of most items.
 
-    Zhu, Wang and Hovy (2008) average the entropy over all items that are unlabelled. A stop set that stays the same
-    is cheaper, and its mean falls because the model is surer, not because the unsure items have been labelled.
+    That is when its mean uncertainty on the stop set falls below a limit. Zhu, Wang and Hovy (2008) average the
+    entropy over all items that are unlabelled. A stop set that stays the same is cheaper, and its mean falls because
+    the model is surer, not because the unsure items have been labelled.
 
     Args:
         below: Of classes, mean entropy of the posterior predictive in nats, between 0 and ln C; of numbers, mean
