@@ -159,15 +159,16 @@ def _resolved_rule(named: Named) -> Named:
 
 def _from_options(cls: type[D], options: Mapping[str, Any], where: str) -> D:
     """A dataclass of hyperparameters, checked field by field, nested ones too."""
-    hints = get_type_hints(cls)
+    fields = dataclasses.fields(cls)  # pyright: ignore[reportArgumentType]
+    hints = {field.name: get_type_hints(cls)[field.name] for field in fields}  # without class variables
     values: dict[str, Any] = {}
     for key, value in options.items():
         if key not in hints:
             raise UserError(f"The {where} has no setting '{key}'; it has: {', '.join(hints)}.")
         if dataclasses.is_dataclass(hints[key]):
             if not isinstance(value, Mapping):
-                fields = ", ".join(get_type_hints(hints[key]))
-                raise UserError(f"'{key}' of the {where} takes settings ({fields}), not {value!r}.")
+                takes = ", ".join(get_type_hints(hints[key]))
+                raise UserError(f"'{key}' of the {where} takes settings ({takes}), not {value!r}.")
             values[key] = _from_options(hints[key], value, f"{key} of the {where}")  # pyright: ignore[reportArgumentType]
         elif hints[key] == tuple[StoppingRule, ...]:
             values[key] = _rules(value, f"'{key}' of the {where}")
@@ -175,7 +176,7 @@ def _from_options(cls: type[D], options: Mapping[str, Any], where: str) -> D:
             values[key] = _augmentation(value)
         else:
             values[key] = _checked(hints[key], value, f"'{key}' of the {where}")
-    for field in dataclasses.fields(cls):  # pyright: ignore[reportArgumentType]
+    for field in fields:
         if field.name not in values and field.default is field.default_factory is dataclasses.MISSING:
             raise UserError(f"The {where} needs a setting '{field.name}'.")
     return cls(**values)
