@@ -34,6 +34,7 @@ from activebdl import (
 )
 from activebdl.journal import Journal, read_rounds
 from activebdl.oracles.function import FunctionOracle
+from activebdl.randomness import generator
 from activebdl.strategies import Strategy
 
 Network = Callable[[], nn.Module]
@@ -196,6 +197,8 @@ def test_validation_items_depend_on_the_seed_alone(dataset: ActiveDataset, netwo
         next(iter(cycle(dataset, network, validation=12, journal=tmp_path / f"{i}", **options)))
         drawn.append(validation_ids(tmp_path / f"{i}"))
     assert drawn[0] == drawn[1] != drawn[2]
+    for ids, seed in ((drawn[0], 0), (drawn[2], 1)):
+        assert ids == torch.randperm(120, generator=generator(seed, 0, "validation"))[:12].tolist()
 
 
 def test_validation_accuracy_ends_a_run(dataset: ActiveDataset, network: Network) -> None:
@@ -373,6 +376,9 @@ def test_a_journal_of_an_older_version_goes_on(dataset: ActiveDataset, network: 
         for record in (journal.round(0), journal.round(1)):
             assert record is not None and record.results["cost"] > 0
         journal._db.execute("UPDATE rounds SET results = json_remove(results, '$.cost', '$.stopped')")
+    for options, what in (({"stop": LabelLimit(30)}, "stop is None"), ({"validation": 5}, "validation is 0, not 5")):
+        with pytest.raises(UserError, match=f"its {what}"):
+            next(iter(cycle(priced, network, journal=path, **options)))
     assert timeless(list(cycle(priced, network, journal=path))) == whole
 
 
