@@ -12,7 +12,7 @@ from activebdl.counts import label_counts
 from activebdl.data import ActiveDataset, Labelled, Normalise, dataset, load
 from activebdl.data.augment import Affine
 from activebdl.errors import UserError
-from activebdl.loop import ActiveLearning, Round
+from activebdl.loop import ActiveLearning
 from activebdl.networks import network
 from activebdl.oracles import ABSTAIN, Annotation, Request, oracle
 from activebdl.posteriors import posterior
@@ -25,6 +25,12 @@ from activebdl.posteriors.mc_dropout import MCDropout
 from activebdl.posteriors.mnf import MNF
 from activebdl.posteriors.swag import SWAG
 from activebdl.regression import Moments
+from activebdl.rounds import Round
+from activebdl.stopping import AllOf, AnyOf, StoppingRule, stopping_rule
+from activebdl.stopping.limits import CostLimit, LabelLimit, WallTime
+from activebdl.stopping.overall_uncertainty import OverallUncertainty
+from activebdl.stopping.stable_predictions import StablePredictions
+from activebdl.stopping.validation_accuracy import ValidationAccuracy
 from activebdl.strategies import Query, Selection, joint_strategy, resolve, strategy
 from activebdl.targets import Classes, Numbers
 from activebdl.training import Training
@@ -32,8 +38,9 @@ from activebdl.training import Training
 __version__ = "0.1.0"
 
 __all__ = [
-    "ABSTAIN", "IVON", "MAP", "MNF", "SWAG", "ActiveDataset", "ActiveLearning", "Affine", "Annotation",
-    "BayesByBackprop", "Candidates", "Classes", "Ensemble", "Labelled", "Laplace", "MCDropout", "Moments",
-    "Normalise", "Numbers", "Query", "Request", "Round", "Selection", "Training", "UserError", "dataset",
-    "joint_strategy", "label_counts", "load", "network", "oracle", "posterior", "resolve", "strategy",
+    "ABSTAIN", "IVON", "MAP", "MNF", "SWAG", "ActiveDataset", "ActiveLearning", "Affine", "AllOf", "Annotation",
+    "AnyOf", "BayesByBackprop", "Candidates", "Classes", "CostLimit", "Ensemble", "LabelLimit", "Labelled", "Laplace",
+    "MCDropout", "Moments", "Normalise", "Numbers", "OverallUncertainty", "Query", "Request", "Round", "Selection",
+    "StablePredictions", "StoppingRule", "Training", "UserError", "ValidationAccuracy", "WallTime", "dataset",
+    "joint_strategy", "label_counts", "load", "network", "oracle", "posterior", "resolve", "stopping_rule", "strategy",
 ]  # fmt: skip

@@ -19,6 +19,7 @@ from activebdl.oracles import make_oracle
 from activebdl.posteriors import InferenceMethod, posteriors
 from activebdl.progress import Progress, silent
 from activebdl.spec import Named, RunSpec
+from activebdl.stopping import StoppingRule, stopping_rules
 from activebdl.strategies import Strategy, resolve
 from activebdl.strategies._start import find_start
 
@@ -42,7 +43,7 @@ def build(
         UserError: A name that is unknown, an option that does not exist, numbers that do not fit together.
     """
     counts, strategy, posterior = spec.label_counts(), make_strategy(spec.strategy), make_method(spec.posterior)
-    candidates = make_candidates(spec)
+    candidates, stop = make_candidates(spec), [make_rule(named) for named in spec.stop]
     start = make_starter(spec.start)
     networks.get(spec.network.name)  # unknown names are told before any byte of data is fetched
     dataset = dataset or make_dataset(spec.dataset, progress=progress is not silent)
@@ -57,6 +58,9 @@ def build(
         draws=spec.draws,
         test_draws=spec.test_draws,
         candidates=candidates,
+        stop=stop,
+        validation=spec.validation,
+        stop_set=spec.stop_set,
         seed=spec.seed,
         device=spec.device,
         chunk=spec.chunk,
@@ -103,6 +107,15 @@ def make_starter(named: Named) -> str | Strategy:
     return named.name
 
 
+def make_rule(named: Named) -> StoppingRule:
+    """The stopping rule by that name, with its settings; those of a composition are rules again."""
+    return _from_options(stopping_rules.get(named.name), named.options, f"stopping rule '{named.name}'")
+
+
+def _rules(given: object, where: str) -> tuple[StoppingRule, ...]:
+    return tuple(make_rule(named) for named in _checked(tuple[Named, ...], given, where))
+
+
 def make_method(named: Named) -> InferenceMethod:
     """The inference method by that name, with its hyperparameters."""
     method = posteriors.get(named.name)
@@ -137,28 +150,46 @@ def resolved(spec: RunSpec) -> RunSpec:
             "network": _with_defaults(spec.network, networks.get(spec.network.name)),
             "posterior": Named.model_validate({"name": spec.posterior.name, **options}),
             "candidates": spec.candidates if isinstance(spec.candidates, int | None) else plain(make_candidates(spec)),
+            "stop": tuple(_resolved_rule(named) for named in spec.stop),
             "counts": spec.label_counts(),
         }
     )
     return RunSpec.model_validate(written_out.model_dump(mode="json"))  # as it is read back: lists, not tuples
 
 
+def _resolved_rule(named: Named) -> Named:
+    rule = make_rule(named)
+    told: dict[str, Any] = {"name": named.name}
+    for field in dataclasses.fields(rule):
+        told[field.name] = getattr(rule, field.name)
+        if get_type_hints(type(rule))[field.name] == tuple[StoppingRule, ...]:
+            within = _checked(tuple[Named, ...], named.options[field.name], field.name)
+            told[field.name] = [_resolved_rule(each).model_dump() for each in within]
+    return Named.model_validate(told)
+
+
 def _from_options(cls: type[D], options: Mapping[str, Any], where: str) -> D:
     """A dataclass of hyperparameters, checked field by field, nested ones too."""
-    hints = get_type_hints(cls)
+    fields = dataclasses.fields(cls)  # pyright: ignore[reportArgumentType]
+    hints = {field.name: get_type_hints(cls)[field.name] for field in fields}  # without class variables
     values: dict[str, Any] = {}
     for key, value in options.items():
         if key not in hints:
             raise UserError(f"The {where} has no setting '{key}'; it has: {', '.join(hints)}.")
         if dataclasses.is_dataclass(hints[key]):
             if not isinstance(value, Mapping):
-                fields = ", ".join(get_type_hints(hints[key]))
-                raise UserError(f"'{key}' of the {where} takes settings ({fields}), not {value!r}.")
+                takes = ", ".join(get_type_hints(hints[key]))
+                raise UserError(f"'{key}' of the {where} takes settings ({takes}), not {value!r}.")
             values[key] = _from_options(hints[key], value, f"{key} of the {where}")  # pyright: ignore[reportArgumentType]
+        elif hints[key] == tuple[StoppingRule, ...]:
+            values[key] = _rules(value, f"'{key}' of the {where}")
         elif hints[key] == Augmentation | None:
             values[key] = _augmentation(value)
         else:
             values[key] = _checked(hints[key], value, f"'{key}' of the {where}")
+    for field in fields:
+        if field.name not in values and field.default is field.default_factory is dataclasses.MISSING:
+            raise UserError(f"The {where} needs a setting '{field.name}'.")
     return cls(**values)
 
 

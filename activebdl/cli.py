@@ -157,6 +157,7 @@ class What(StrEnum):
     networks = "networks"
     datasets = "datasets"
     oracles = "oracles"
+    stopping = "stopping"
     runs = "runs"
 
 

@@ -34,8 +34,13 @@ def label_counts(initial: int, budget: int, query_size: int, growth: float = 0.0
     return tuple(counts)
 
 
-def check_counts(counts: Sequence[int], pool_size: int) -> None:
-    """Refuses counts that are not ascending from 1 or more, or go beyond the pool.
+def check_counts(counts: Sequence[int], pool_size: int, validation: int = 0) -> None:
+    """Refuses counts that are not ascending from 1 or more, go beyond the pool, or leave nothing to train on.
+
+    Args:
+        counts: Labels at the end of each round.
+        pool_size: Items that can have one.
+        validation: Of these labels, those that are held out.
 
     Raises:
         UserError: With the number that is wrong.
@@ -44,3 +49,10 @@ def check_counts(counts: Sequence[int], pool_size: int) -> None:
         raise UserError(f"The label counts must rise from at least 1, and are {list(counts)}.")
     if counts[-1] > pool_size:
         raise UserError(f"The budget of {counts[-1]} labels is above the pool, which has {pool_size} items.")
+    if validation < 0:
+        raise UserError(f"The validation items are 0 or more, not {validation}.")
+    if counts[0] <= validation:
+        raise UserError(
+            f"The {validation} validation labels count among the {counts[0]} of the first round, so that none is left "
+            f"to train on; begin with more than {validation} labels."
+        )

@@ -6,6 +6,7 @@ disk when its method returns. So ``kill -9`` at any moment loses no label, and a
 
 import contextlib
 import json
+import math
 import sqlite3
 import time
 from collections.abc import Generator, Mapping, Sequence
@@ -23,7 +24,8 @@ SCHEMA_VERSION = 2
 _SCHEMA = """
 CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 
-CREATE TABLE requests (       -- round r asks for what is labelled in round r; attempt 1, 2, ... replaces abstentions
+CREATE TABLE requests (       -- round r asks for what is labelled in round r, round -1 for what is held out for
+                              -- validation; attempt 1, 2, ... replaces abstentions
     round INTEGER NOT NULL, attempt INTEGER NOT NULL, seconds REAL NOT NULL,
     PRIMARY KEY (round, attempt)) WITHOUT ROWID;
 
@@ -170,6 +172,11 @@ class Journal:
             (round, attempt),
         )
         return {row[0]: Annotation(*row) for row in rows}
+
+    def cost(self, round: int) -> float:
+        """What all answers to the requests up to that round have cost, those that the run does not go by too."""
+        rows = self._db.execute("SELECT cost FROM annotations JOIN asked USING (id) WHERE round <= ?", (round,))
+        return math.fsum(cost for (cost,) in rows)  # exact, in whatever order they came
 
     def write_round(self, round: int, n_labels: int, results: Mapping[str, Any]) -> RoundRecord:
         """Writes the results of a round."""

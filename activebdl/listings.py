@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from activebdl.posteriors import posteriors
 from activebdl.registry import Registry
 from activebdl.runs import list_runs
 from activebdl.spec import about_preset, presets
+from activebdl.stopping import stopping_rules
 from activebdl.strategies import strategies
 from activebdl.sweep import list_comparisons
 from activebdl.training import Training
@@ -35,6 +37,7 @@ def listings(runs: Path) -> dict[str, Callable[[], Rows]]:
         "networks": lambda: _registered(networks),
         "datasets": lambda: _registered(datasets),
         "oracles": lambda: _registered(oracles),
+        "stopping": _stopping,
         "runs": lambda: _runs(runs),
     }
 
@@ -65,6 +68,16 @@ def _posteriors() -> Rows:
     ]
 
 
+def _stopping() -> Rows:
+    """What each rule does, and its settings with their defaults."""
+    rows: Rows = []
+    for name in stopping_rules.names():
+        rule = stopping_rules.get(name)
+        settings = [f.name if f.default is dataclasses.MISSING else f"{f.name}={f.default}" for f in fields(rule)]
+        rows.append((name, f"{_first_line(inspect.getdoc(rule)).rstrip('.')}: {', '.join(settings)}"))
+    return rows
+
+
 def _settings(key: str, value: Any) -> Iterator[tuple[str, Any]]:
     """The keys that --set takes, with their defaults."""
     if isinstance(value, dict):
@@ -79,9 +92,12 @@ def _runs(runs: Path) -> Rows:
     for info in list_runs(runs):
         done, total = len(info.rounds), len(info.spec.label_counts())
         last = info.rounds[-1] if info.rounds else None
-        reached = f"{_reached(last.results['metrics'])} at {last.n_labels:,} labels" if last else ""
+        reached = _reached(last.results["metrics"]) if last else ""
+        if last and not info.stopped:
+            reached += f" at {last.n_labels:,} labels"
         state = "finished" if info.finished else f"round {done} of {total}"
-        rows.append((info.name, f"{state:<16}{reached}"))
+        why = f", stopped at {last.n_labels:,} labels: {info.stopped}" if last and info.stopped else ""
+        rows.append((info.name, f"{state:<16}{reached}{why}"))
     return rows
 
 

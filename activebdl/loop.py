@@ -6,13 +6,13 @@
 
 Round r ends with ``counts[r]`` labels and a posterior fitted to them. The items of round 0 are chosen by the start,
 those of round r + 1 by the strategy and the posterior of round r. What the journal knows is not done again, so the
-same lines start a run and resume it.
+same lines start a run and resume it. A stopping rule, asked after each round, may end it before the last count.
 """
 
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import is_dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,53 +26,31 @@ from activebdl.data.dataset import ActiveDataset, Inputs, Labelled
 from activebdl.devices import choose_device
 from activebdl.errors import UserError
 from activebdl.evaluation import evaluate
-from activebdl.journal import Asked, Journal
+from activebdl.journal import Asked, Journal, RoundRecord
 from activebdl.oracles import Annotation, Request, make_oracle, sort_annotations
+from activebdl.oracles.function import FunctionOracle
 from activebdl.pool import Pool
 from activebdl.posteriors import Draws, InferenceMethod, Posterior
 from activebdl.posteriors._last_layer import feature_reader
 from activebdl.posteriors.mc_dropout import MCDropout
 from activebdl.progress import Advance, Progress, silent
 from activebdl.randomness import generator
+from activebdl.rounds import Round
 from activebdl.scoring import Scorer, check_score
-from activebdl.strategies import Query, ScoreFunction, Selection, Strategy, resolve, strategy_names
+from activebdl.signals import draw_stop_set, signals
+from activebdl.stopping import StoppingRule, make_stop, why
+from activebdl.stopping._trial import check_stop
+from activebdl.strategies import Query, ScoreFunction, Selection, Strategy, resolve
 from activebdl.strategies._start import make_start
+from activebdl.strategies._trial import check_strategy, check_target
 from activebdl.targets import Task
 from activebdl.training import check_network
 
-_ONCE: dict[str, object] = {"candidates": None}  # what an older journal does not name, and what it was
+VALIDATION = -1  # the round before the first, in which validation items are asked for
+
+# What an older journal does not name, and what it was.
+_ONCE: dict[str, object] = {"candidates": None, "stop": None, "validation": 0, "stop_set": None}
 _LONGEST_PAUSE = 2.0  # seconds between two looks at an oracle that is still answering
-
-
-@dataclass(frozen=True)
-class Round:
-    """What one round brought.
-
-    Args:
-        number: From 0.
-        n_labels: Labels known at its end.
-        ids: The items labelled in this round, in the order in which they were asked for.
-        labels: Theirs.
-        scores: Theirs; None where the strategy has none.
-        metrics: On the test set: accuracy, nll, ece and brier of classes; rmse, nll and coverages of numbers.
-        diagnostics: What the inference method tells of its fit, e.g. "nll" and "kl" in nats; often empty.
-        seconds: What "select", "ask", "fit" and "evaluate" took.
-        confusion: Counts ``[C true][C predicted]`` on the test set; empty for numbers.
-        reliability: Lower edge, mean confidence, accuracy and count of each bin on the test set; empty for numbers.
-        written_ms: When it was recorded, in milliseconds since 1970; the same after a resume.
-    """
-
-    number: int
-    n_labels: int
-    ids: tuple[int, ...]
-    labels: tuple[int | float, ...]
-    scores: tuple[float | None, ...]
-    metrics: dict[str, float]
-    diagnostics: dict[str, float]
-    seconds: dict[str, float]
-    confusion: list[list[int]]
-    reliability: dict[str, list[float]]
-    written_ms: int
 
 
 class ActiveLearning:
@@ -82,7 +60,7 @@ class ActiveLearning:
         dataset: The pool, and the test set that touches no choice.
         network: Makes a fresh ``nn.Module`` that maps ``[B, ...]`` to logits ``[B, C]``; or, for numbers, to mean and
             log variance ``[B, 2]``, see `activebdl.targets`.
-        counts: Labels at the end of each round, ascending; see `label_counts`.
+        counts: Labels at the end of each round, ascending, those of validation items included; see `label_counts`.
         posterior: The inference method.
         strategy: A name such as "bald" or "power_bald", a score function of log_probs or moments, or a `Strategy`.
         oracle: A name, a function of items that returns labels, or an object with submit and poll.
@@ -92,6 +70,10 @@ class ActiveLearning:
         test_draws: Draws of the posterior that the test set is predicted with.
         candidates: Which unlabelled items the strategy sees in a round: a number of them at random, or `Candidates`;
             None for all.
+        stop: A rule that may end the run before the last count, or several of which any may; see `activebdl.stopping`.
+        validation: Labels, of items drawn at random before the first round, that no network is trained on; each round
+            tells how good it is on them.
+        stop_set: Items of the pool that rules look at without their labels, where one does.
         seed: The source of all randomness.
         device: "auto", "cpu", "cuda", "mps", ...
         chunk: Items at a time while scoring; None takes what suits the device.
@@ -115,6 +97,9 @@ class ActiveLearning:
         draws: int = 20,
         test_draws: int = 50,
         candidates: int | Candidates | None = None,
+        stop: StoppingRule | Sequence[StoppingRule] | None = None,
+        validation: int = 0,
+        stop_set: int = 2000,
         seed: int = 0,
         device: str | torch.device = "auto",
         chunk: int | None = None,
@@ -130,6 +115,8 @@ class ActiveLearning:
         self.starter = make_start(start, dataset)
         self.draws, self.test_draws, self.seed = draws, test_draws, seed
         self.candidates = candidates if isinstance(candidates, Candidates) else Candidates(random=candidates)
+        self.stop = make_stop(stop)
+        self.validation, self.stop_set = validation, stop_set
         self.device = choose_device(str(device))
         self.chunk = chunk
         self.journal = None if journal is None else Path(journal)
@@ -145,21 +132,34 @@ class ActiveLearning:
         """Runs the cycle, or what is left of it, with a journal that is open."""
         self._claim(journal)
         pool = Pool(len(self.dataset.pool), self.dataset.target)
-        belief = Belief(self, -1, pool)
+        belief = Belief(self, VALIDATION, pool)
+        rounds: list[Round] = []
+        seconds = {"select": 0.0, "ask": 0.0}
+        self._collect(journal, belief, VALIDATION, self.validation, seconds)  # its time is the first round's
         for round, n_labels in enumerate(self.counts):
-            seconds: dict[str, float] = {"select": 0.0, "ask": 0.0}
-            new: list[tuple[Annotation, float | None]] = []
-            for attempt in itertools.count():  # a second one only where the oracle abstained
-                missing = n_labels - len(pool.labelled)
-                if missing == 0:
-                    break
-                asked = journal.request(round, attempt) or self._select(journal, belief, round, attempt, missing)
-                answers = self._ask(journal, pool, round, attempt, asked)
-                new += [(answers[id], score) for id, score in zip(asked.ids, asked.scores, strict=True)]
-                seconds["select"] += asked.seconds
-                seconds["ask"] += sum(answer.seconds for answer in answers.values())
+            new = self._collect(journal, belief, round, n_labels, seconds)
             belief = Belief(self, round, pool)
-            yield self._record(journal, belief, [(a, s) for a, s in new if a.label is not None], seconds)
+            rounds.append(self._record(journal, rounds, belief, new, seconds))
+            yield rounds[-1]
+            if rounds[-1].stopped is not None:
+                break
+            seconds = dict.fromkeys(seconds, 0.0)
+
+    def _collect(
+        self, journal: Journal, belief: "Belief", round: int, n_labels: int, seconds: dict[str, float]
+    ) -> list[tuple[Annotation, float | None]]:
+        """Select -> ask, until there are so many labels: the new ones and their scores. Adds up the seconds it took."""
+        new: list[tuple[Annotation, float | None]] = []
+        for attempt in itertools.count():  # a second one only where the oracle abstained
+            missing = n_labels - belief.pool.n_labels
+            if missing == 0:
+                break
+            asked = journal.request(round, attempt) or self._select(journal, belief, round, attempt, missing)
+            answers = self._ask(journal, belief.pool, round, attempt, asked)
+            new += [(answers[id], score) for id, score in zip(asked.ids, asked.scores, strict=True)]
+            seconds["select"] += asked.seconds
+            seconds["ask"] += sum(answer.seconds for answer in answers.values())
+        return [(annotation, score) for annotation, score in new if annotation.label is not None]
 
     def _select(self, journal: Journal, belief: "Belief", round: int, attempt: int, quantity: int) -> Asked:
         """Draw -> score -> select, and the request is in the journal before anyone is asked."""
@@ -169,7 +169,7 @@ class ActiveLearning:
                 f"The pool is used up: the oracle would not label {len(pool.set_aside)} items, and only "
                 f"{len(pool.unlabelled)} are left where {quantity} are wanted."
             )
-        strategy = self.starter if round == 0 else self.strategy
+        strategy = {VALIDATION: resolve("random"), 0: self.starter}.get(round, self.strategy)
         again = f" again {attempt}" if attempt else ""
         data = self.dataset
         rng = generator(self.seed, round, "candidates" + again)
@@ -185,7 +185,7 @@ class ActiveLearning:
         draws = belief.draw(self.draws, "score") if strategy.needs_model else None
         with self.progress("score", 0 if draws is None else len(query.unlabelled)) as advance:
             scorer = None if draws is None else belief.scorer(draws, data.pool, advance)
-            rng = generator(self.seed, round, "select" + again)
+            rng = generator(self.seed, max(round, 0), ("validation" if round == VALIDATION else "select") + again)
             selection = strategy.select(replace(query, generator=rng, scorer=scorer))
         asked = Asked(tuple(selection.ids.tolist()), _scores(selection), time.perf_counter() - begin)
         journal.write_request(round, attempt, asked)
@@ -207,7 +207,8 @@ class ActiveLearning:
         missing = tuple(id for id in asked.ids if id not in answers)
         if missing:
             items = self.dataset.pool[torch.tensor(missing)]
-            request = Request(f"round-{round}-attempt-{attempt}", missing, items, self.dataset.target)
+            name = "validation" if round == VALIDATION else f"round-{round}"
+            request = Request(f"{name}-attempt-{attempt}", missing, items, self.dataset.target)
             ticket = self.oracle.submit(request)
             pause = 0.0
             while len(answers) < len(asked.ids):
@@ -220,60 +221,44 @@ class ActiveLearning:
                 answers = journal.annotations(round, attempt)
         pool.ask(asked.ids)
         for id in asked.ids:
-            pool.answer(id, answers[id].label)
+            pool.answer(id, answers[id].label, hold_out=round == VALIDATION)
         return answers
 
     def _record(
         self,
         journal: Journal,
+        rounds: list[Round],
         belief: "Belief",
         new: list[tuple[Annotation, float | None]],
         seconds: dict[str, float],
     ) -> Round:
-        """Fit -> draw -> evaluate -> record, unless the journal has the round already."""
+        """Fit -> draw -> evaluate -> record, and whether to stop, unless the journal has the round already."""
         record = journal.round(belief.round)
         if record is None:
-            results = belief.evaluate()
+            before = journal.round(belief.round - 1)
+            results = belief.evaluate(None if before is None else before.results.get("predicted"))
             results["seconds"] = seconds | results["seconds"]
-            record = journal.write_round(belief.round, len(belief.ids), results)
-        return Round(
-            number=belief.round,
-            n_labels=record.n_labels,
-            ids=tuple(annotation.id for annotation, _ in new),
-            labels=tuple(annotation.label for annotation, _ in new if annotation.label is not None),
-            scores=tuple(score for _, score in new),
-            written_ms=record.written_ms,
-            **record.results,
-        )
+            results["cost"] = journal.cost(belief.round)
+            if self.stop is not None:
+                now = _round(belief.round, new, RoundRecord(belief.n_labels, results, 0))
+                results["stopped"] = why(self.stop, [*rounds, now])
+            record = journal.write_round(belief.round, belief.n_labels, results)
+        elif "cost" not in record.results:  # an older journal
+            record = replace(record, results={**record.results, "cost": journal.cost(belief.round)})
+        return _round(belief.round, new, record)
 
     def _check(self) -> None:
-        check_counts(self.counts, len(self.dataset.pool))
+        check_counts(self.counts, len(self.dataset.pool), self.validation)
         if self.draws < 1 or self.test_draws < 1:
             raise UserError("The posterior must be drawn from at least once: draws and test_draws are 1 or more.")
-        kind = self.dataset.target.kind
-        for strategy in (self.strategy, self.candidates.score):
-            if strategy is not None and strategy.target not in (kind, "any"):
-                raise UserError(
-                    f"'{strategy.name}' is for {strategy.target}, and the labels of '{self.dataset.name}' are {kind}; "
-                    f"take one of {', '.join(strategy_names(kind))} (a score of numbers takes 'moments')."
-                )
-        if self.strategy.needs_costs and self.dataset.costs is None:
-            raise UserError(
-                f"'{self.strategy.name}' divides by what the label of an item costs, and the data set "
-                f"'{self.dataset.name}' has no costs; give it costs=, or take the score without 'per_cost_'."
-            )
-        if self.strategy.needs_disagreement and self.draws < 2:
-            raise UserError(
-                f"'{self.strategy.name}' measures how much draws of the posterior disagree, so it needs at least 2, "
-                f"and draws is {self.draws}; 20 or more are usual."
-            )
-        if self.strategy.needs_disagreement and getattr(self.method, "draws_agree", False):
-            others = [name for name in strategy_names(kind, forms=False) if not resolve(name).needs_disagreement]
-            raise UserError(
-                f"'{self.strategy.name}' measures how much draws of the posterior disagree, and those of "
-                f"{type(self.method).__name__} never do: take another posterior, such as mc_dropout, or one of "
-                f"{', '.join(others)}."
-            )
+        check_strategy(self.strategy, self.dataset, self.method, self.draws)
+        if self.candidates.score is not None:
+            check_target(self.candidates.score, self.dataset)
+        if self.stop_set < 1:
+            raise UserError(f"The stop set has 1 item or more, not {self.stop_set}.")
+        if self.stop is not None:
+            costless = isinstance(self.oracle, FunctionOracle) and self.oracle.costs is None
+            check_stop(self.stop, kind=self.dataset.target.kind, validation=self.validation, costless=costless)
 
         # The network and the score are tried on two items, so that no label is paid for before they are known to work.
         module = check_network(self.network, self.example, self.dataset.target.width)
@@ -292,6 +277,12 @@ class ActiveLearning:
         """The first item twice, as the network reads it, on the device."""
         return self.dataset.normalise(self.dataset.pool[torch.tensor([0, 0])].to(self.device))
 
+    @cached_property
+    def watched(self) -> Tensor:
+        """Ids of the stop set; none where no rule looks at it."""
+        looks = self.stop is not None and any(part.needs_stop_set for part in self.stop.parts)
+        return draw_stop_set(self.seed, len(self.dataset.pool), self.stop_set if looks else 0)
+
     def _claim(self, journal: Journal) -> None:
         """Makes the journal this run's; refuses one that holds another."""
         identity = {
@@ -307,6 +298,10 @@ class ActiveLearning:
             "draws": self.draws,
             "test_draws": self.test_draws,
             "candidates": self.candidates.random if self.candidates.top is None else str(self.candidates),
+            "stop": None if self.stop is None else repr(self.stop),
+            "validation": self.validation,
+            "stop_set": len(self.watched) or None,
+            "costs": self.dataset.costs_digest,
             "seed": self.seed,
         }
         known = journal.about("identity")
@@ -328,6 +323,7 @@ class Belief:
     def __init__(self, cycle: ActiveLearning, round: int, pool: Pool) -> None:
         self.cycle, self.round, self.pool = cycle, round, pool
         self.ids, self.labels = pool.labelled, pool.labels  # as they are now; the pool goes on
+        self.n_labels = pool.n_labels
         self.fit_seconds = 0.0
 
     @cached_property
@@ -368,17 +364,37 @@ class Belief:
             self.task.predict, lambda x: self.read_features(x),
         )  # fmt: skip
 
-    def evaluate(self) -> dict[str, Any]:
-        """How good the predictions on the test set are, as `Round` has it."""
+    def evaluate(self, before: Sequence[int] | None) -> dict[str, Any]:
+        """How good the predictions on the test set are, as `Round` has it, and what stopping rules go by.
+
+        Args:
+            before: The classes that the last round's posterior predicted on the stop set.
+        """
         dataset = self.cycle.dataset
         draws = self.draw(self.cycle.test_draws, "test")
         begin = time.perf_counter()
         with self.cycle.progress("test", len(dataset.test)) as advance:
             results = evaluate(self.scorer(draws, dataset.test, advance), dataset)
+        watched = self.cycle.watched
+        with self.cycle.progress("watch", len(self.pool.validation) + len(watched)) as advance:
+            results |= signals(self.scorer(draws, dataset.pool, advance), self.pool, watched, before)
         return results | {
             "diagnostics": dict(getattr(self.posterior, "diagnostics", {})),
             "seconds": {"fit": self.fit_seconds, "evaluate": time.perf_counter() - begin},
         }
+
+
+def _round(number: int, new: list[tuple[Annotation, float | None]], record: RoundRecord) -> Round:
+    """What one round brought, of its record and the annotations that came in it."""
+    return Round(
+        number=number,
+        n_labels=record.n_labels,
+        ids=tuple(annotation.id for annotation, _ in new),
+        labels=tuple(annotation.label for annotation, _ in new if annotation.label is not None),
+        scores=tuple(score for _, score in new),
+        written_ms=record.written_ms,
+        **{key: value for key, value in record.results.items() if key != "predicted"},
+    )
 
 
 def _scores(selection: Selection) -> tuple[float | None, ...]:

@@ -1,7 +1,7 @@
-"""Which items are labelled, pending, set aside, and unlabelled.
+"""Which items are labelled, held out for validation, pending, set aside, and unlabelled.
 
-An item is always in exactly one of the four states. It moves unlabelled -> pending when it is asked for, and
-pending -> labelled, or pending -> set aside when the oracle abstains. It is never asked for twice.
+An item is always in exactly one of the five states. It moves unlabelled -> pending when it is asked for, and
+pending -> labelled or validation, or pending -> set aside when the oracle abstains. It is never asked for twice.
 """
 
 from collections.abc import Iterable
@@ -12,7 +12,8 @@ from torch import Tensor
 from activebdl.errors import UserError
 from activebdl.targets import Label, Target
 
-_UNLABELLED, _PENDING, _LABELLED, _SET_ASIDE = range(4)
+_STATES = ("unlabelled", "pending", "labelled", "set aside", "held out for validation")
+_UNLABELLED, _PENDING, _LABELLED, _SET_ASIDE, _VALIDATION = range(5)
 
 
 class Pool:
@@ -54,6 +55,21 @@ class Pool:
         """The labels of `labelled`, in its order."""
         return self._label[self.labelled]
 
+    @property
+    def validation(self) -> Tensor:
+        """Ids with a label that no network is trained on, ascending."""
+        return self._ids(_VALIDATION)
+
+    @property
+    def validation_labels(self) -> Tensor:
+        """The labels of `validation`, in its order."""
+        return self._label[self.validation]
+
+    @property
+    def n_labels(self) -> int:
+        """How many labels there are, those of validation items included."""
+        return len(self.labelled) + len(self.validation)
+
     def ask(self, ids: Iterable[int]) -> None:
         """Marks unlabelled items as pending.
 
@@ -67,8 +83,13 @@ class Pool:
             self._expect(id, _UNLABELLED, "asked for again")
         self._state[wanted] = _PENDING
 
-    def answer(self, id: int, label: Label) -> None:
+    def answer(self, id: int, label: Label, *, hold_out: bool = False) -> None:
         """Gives a pending item its label; None sets it aside, and it will not be asked for again.
+
+        Args:
+            id: Its.
+            label: Its.
+            hold_out: Whether it is for validation, and not to train on.
 
         Raises:
             UserError: The item is not pending, or the label is none that the target has.
@@ -81,7 +102,7 @@ class Pool:
         if label is None:
             self._state[id] = _SET_ASIDE
         else:
-            self._state[id] = _LABELLED
+            self._state[id] = _VALIDATION if hold_out else _LABELLED
             self._label[id] = label
 
     def _ids(self, state: int) -> Tensor:
@@ -91,5 +112,4 @@ class Pool:
         if not 0 <= id < self.size:
             raise UserError(f"There is no item {id}: ids run from 0 to {self.size - 1}.")
         if int(self._state[id]) != state:
-            now = ("unlabelled", "pending", "labelled", "set aside")[int(self._state[id])]
-            raise UserError(f"Item {id} is {now} and cannot be {action}.")
+            raise UserError(f"Item {id} is {_STATES[int(self._state[id])]} and cannot be {action}.")

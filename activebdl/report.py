@@ -63,7 +63,8 @@ def by_label(curves: Sequence[Curve]) -> dict[str, list[Curve]]:
 def table(curves: Sequence[Curve], rows: int = 14) -> str:
     """Accuracy in percent, or RMSE, at up to ``rows`` counts, and the price of each target accuracy, as text.
 
-    With several seeds: the mean, and the standard deviation after the plus-minus sign.
+    With several seeds: the mean, and the standard deviation after the plus-minus sign. Where stopping rules end runs
+    at different counts, rows and areas are those of the counts that all have, and the ends are told below.
     """
     groups = by_label(curves)
     of_classes = curves[0].headline == "accuracy"
@@ -76,10 +77,16 @@ def table(curves: Sequence[Curve], rows: int = 14) -> str:
         lines.append(f"{counts[at]:,}".rjust(14) + "".join(text.rjust(width) for text in cells))
     lines.append("-" * len(lines[0]))
     for target in TARGETS if of_classes else ():
-        cells = [_price([labels_to_accuracy(c.counts, c.heights, target) for c in g]) for g in groups.values()]
+        cells = [_price_of(target, group, max(c.counts[-1] for c in curves)) for group in groups.values()]
         lines.append(f"labels to {target:.0%}".rjust(14) + "".join(text.rjust(width) for text in cells))
-    areas = [cell([area_under_curve(c.counts, c.heights) for c in group]) for group in groups.values()]
+    areas = [cell([_area(c, counts[-1]) for c in group]) for group in groups.values()]
     lines.append(("AULC" if of_classes else "mean RMSE").rjust(14) + "".join(text.rjust(width) for text in areas))
+    if _ends_differ(curves):
+        lines[-1] += f"   up to {counts[-1]:,} labels"
+        ends = [_price([c.counts[-1] for c in group]) for group in groups.values()]
+        lines.append("ends at".rjust(14) + "".join(text.rjust(width) for text in ends))
+        reached = [cell([c.heights[-1] for c in group]) for group in groups.values()]
+        lines.append("there".rjust(14) + "".join(text.rjust(width) for text in reached))
     times = [_minutes([c.seconds for c in group]) for group in groups.values()]
     lines.append("time per run".rjust(14) + "".join(text.rjust(width) for text in times))
     return "\n".join(lines)
@@ -99,20 +106,22 @@ def to_csv(curves: Sequence[Curve]) -> str:
 
 
 def plot(curves: Sequence[Curve], title: str) -> bytes:
-    """Accuracy or RMSE against labels as a PNG: a line for each group, a band from the worst to the best seed."""
+    """Accuracy or RMSE against labels as a PNG: a line for each group, a band from the worst to the best seed.
+
+    A line goes as far as all seeds of its group; where lines end at different counts, the legend says where.
+    """
     figure = new_figure(8, 5, dpi=144)
     axes: Any = figure.add_subplot()
-    counts = _common_counts(curves)
     of_classes = curves[0].headline == "accuracy"
     scale, digits = (100, ".2f") if of_classes else (1, ".4g")
     unit = " %" if of_classes else ""
     for colour, (label, group) in zip(_COLOURS * 9, by_label(curves).items(), strict=False):
+        counts = _common_counts(group)
         heights = [[scale * c.heights[c.counts.index(count)] for c in group] for count in counts]
         seeds = f" ({len(group)} seeds)" if len(group) > 1 else ""
         means = [statistics.fmean(column) for column in heights]
-        axes.plot(
-            counts, means, marker=".", color=colour, label=f"{label}{seeds}, {means[-1]:{digits}}{unit} at the end"
-        )
+        end = f"at {counts[-1]:,}" if _ends_differ(curves) else "at the end"
+        axes.plot(counts, means, marker=".", color=colour, label=f"{label}{seeds}, {means[-1]:{digits}}{unit} {end}")
         if len(group) > 1:
             axes.fill_between(counts, [min(h) for h in heights], [max(h) for h in heights], color=colour, alpha=0.18)
     if of_classes:
@@ -151,6 +160,16 @@ def _common_counts(curves: Sequence[Curve]) -> list[int]:
     return sorted(set[int].intersection(*(set(curve.counts) for curve in curves)))
 
 
+def _ends_differ(curves: Sequence[Curve]) -> bool:
+    return len({curve.counts[-1] for curve in curves}) > 1
+
+
+def _area(curve: Curve, last: int) -> float:
+    """Under the curve up to that count: beyond, one that goes further would be compared with nothing."""
+    until = curve.counts.index(last) + 1
+    return area_under_curve(curve.counts[:until], curve.heights[:until])
+
+
 def _spread(total: int, wanted: int) -> list[int]:
     """Up to ``wanted`` positions from the first to the last."""
     if total <= wanted:
@@ -168,12 +187,19 @@ def _number(values: Sequence[float]) -> str:
     return f"{mean} ± {statistics.stdev(values):.2g}" if len(values) > 1 else mean
 
 
-def _price(labels: Sequence[int | None]) -> str:
+def _price_of(target: float, group: Sequence[Curve], longest: int) -> str:
+    """Labels to the target; one that was stopped short of the longest run might still have got there."""
+    labels = [labels_to_accuracy(c.counts, c.heights, target) for c in group]
+    short = [c.counts[-1] for c, n in zip(group, labels, strict=True) if n is None and c.counts[-1] < longest]
+    return _price(labels, f"not by {min(short):,}" if short else "never")
+
+
+def _price(labels: Sequence[int | None], never: str = "never") -> str:
     """Labels needed, of every seed from the fewest to the most; a seed that never got there is the most."""
     reached = sorted(n for n in labels if n is not None)
     if not reached:
-        return "never"
-    most = "never" if len(reached) < len(labels) else f"{reached[-1]:,}"
+        return never
+    most = never if len(reached) < len(labels) else f"{reached[-1]:,}"
     return most if most == f"{reached[0]:,}" else f"{reached[0]:,} - {most}"
 
 

@@ -21,9 +21,10 @@ from activebdl.devices import describe
 from activebdl.errors import UserError
 from activebdl.files import write_safely
 from activebdl.journal import Journal, RoundRecord, read_about, read_rounds
-from activebdl.loop import ActiveLearning, Round
+from activebdl.loop import ActiveLearning
 from activebdl.progress import bars, rounds_bar, say
 from activebdl.report import Curve
+from activebdl.rounds import Round
 from activebdl.spec import RunSpec, spec_text, validate
 
 JOURNAL = "journal.sqlite"
@@ -135,9 +136,14 @@ class RunInfo:
     rounds: list[RoundRecord]
 
     @property
+    def stopped(self) -> str | None:
+        """Why a stopping rule ended it; None where none did."""
+        return self.rounds[-1].results.get("stopped") if self.rounds else None
+
+    @property
     def finished(self) -> bool:
-        """Whether all rounds are done."""
-        return len(self.rounds) == len(self.spec.label_counts())
+        """Whether all rounds are done, or a stopping rule ended it before."""
+        return self.stopped is not None or len(self.rounds) == len(self.spec.label_counts())
 
 
 def list_runs(runs: Path) -> Iterator[RunInfo]:
@@ -151,8 +157,9 @@ def list_runs(runs: Path) -> Iterator[RunInfo]:
 def _go(cycle: ActiveLearning, spec: RunSpec, folder: Path, journal: Journal, tracking: Tracking) -> Curve:
     rounds: list[Round] = []
     done = _done(journal)
+    last = journal.round(done - 1)
     say(f"{folder.name}: {_what(cycle)}")
-    if done == len(cycle.counts):
+    if done == len(cycle.counts) or (last is not None and last.results.get("stopped") is not None):
         say("  finished before; this is what it brought")
     elif done:
         say(f"  goes on after {done} of {len(cycle.counts)} rounds")
@@ -165,6 +172,8 @@ def _go(cycle: ActiveLearning, spec: RunSpec, folder: Path, journal: Journal, tr
             track(cycle.dataset, round)
             if len(rounds) > done:
                 advance(1)
+    if rounds[-1].stopped is not None:
+        say(f"  stopped: {rounds[-1].stopped}")
     return curve_of(spec, rounds)
 
 
@@ -192,13 +201,19 @@ def _what(cycle: ActiveLearning) -> str:
     data, counts = cycle.dataset, cycle.counts
     return (
         f"pool {len(data.pool):,}, test {len(data.test):,}, {len(counts)} rounds from {counts[0]:,} to "
-        f"{counts[-1]:,} labels, on {describe(cycle.device)}{_sees(cycle)}"
+        f"{counts[-1]:,} labels, on {describe(cycle.device)}{_sees(cycle)}{_may_end(cycle)}"
     )
 
 
 def _sees(cycle: ActiveLearning) -> str:
     """What the strategy looks at, so that nothing is left out silently."""
     return f"\n  {cycle.strategy.name} sees {cycle.candidates} in each round" if cycle.strategy.needs_model else ""
+
+
+def _may_end(cycle: ActiveLearning) -> str:
+    """Which labels no network is trained on, and what may end the run before its budget."""
+    held_out = f"\n  {cycle.validation:,} of the labels are for validation" if cycle.validation else ""
+    return held_out + ("" if cycle.stop is None else f"\n  ends early by {cycle.stop}")
 
 
 def _header(dataset: ActiveDataset) -> str:

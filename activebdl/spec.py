@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Self, cast
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from activebdl.counts import check_counts, label_counts
@@ -80,6 +80,9 @@ class RunSpec(BaseModel):
         None,
         description="what a strategy sees: null for all, a number at random, or {top, by, draws, random}",
     )
+    stop: tuple[Named, ...] = Field((), description="stopping rules, of which any may end the run early")
+    validation: int = Field(0, ge=0, description="labels no network is trained on; they count in the budget")
+    stop_set: int = Field(2000, ge=1, description="items of the pool that stopping rules look at without labels")
     seed: int = Field(0, ge=0)
     device: str = "auto"
     chunk: int | None = Field(None, ge=1, description="items at a time while scoring; null takes what suits the device")
@@ -92,9 +95,16 @@ class RunSpec(BaseModel):
             UserError: They do not fit together.
         """
         if self.counts is not None:
-            check_counts(self.counts, self.counts[-1] if self.counts else 0)
-            return self.counts
-        return label_counts(self.initial, self.budget, self.query_size, self.growth)
+            counts = self.counts
+        else:
+            counts = label_counts(self.initial, self.budget, self.query_size, self.growth)
+        check_counts(counts, counts[-1] if counts else 0, self.validation)
+        return counts
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _one_is_a_list(cls, given: object) -> object:
+        return [] if given is None else given if isinstance(given, list | tuple) else [given]
 
 
 def presets() -> list[str]:

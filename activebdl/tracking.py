@@ -24,10 +24,10 @@ from activebdl.build import make_strategy
 from activebdl.data import ActiveDataset
 from activebdl.devices import choose_device, describe
 from activebdl.errors import UserError
-from activebdl.loop import Round
 from activebdl.mlflow_ui import NUMBERS, VIEW_TAG, charts_url, serve, share_view
 from activebdl.pictures import asked_grid, confusion_matrix, reliability_diagram
 from activebdl.progress import say
+from activebdl.rounds import Round
 from activebdl.runs import Tracking, TrackRound
 from activebdl.spec import RunSpec, spec_text
 from activebdl.targets import Classes, Target
@@ -185,9 +185,12 @@ class _Sender:
         is_new = round.n_labels not in self._sent
         if _are_images(dataset):
             self._png(f"asked/{round.n_labels:05d}-labels.png", lambda: _grid(dataset, round))
-        if is_new or round.n_labels == self._last:
+        is_last = round.n_labels == self._last or round.stopped is not None
+        if is_new or is_last:
             self.client.log_text(self.run_id, self._selections.getvalue(), "selections.csv")
-        if round.n_labels == self._last and round.confusion:
+        if round.stopped is not None:
+            self.client.set_tag(self.run_id, "stopped", f"at {round.n_labels:,} labels: {round.stopped}")
+        if is_last and round.confusion:
             at = f"at {round.n_labels:,} labels"
             ece, classes = round.metrics["ece"], dataset.classes
             self._png("confusion_matrix.png", lambda: confusion_matrix(round.confusion, classes, f"confusion {at}"))
@@ -223,6 +226,9 @@ def metrics_of(round: Round, target: Target) -> dict[str, float]:
     values |= {f"fit/{key}": value for key, value in round.diagnostics.items()}
     values |= {f"time/{phase}": seconds for phase, seconds in round.seconds.items()}
     values["time/round"] = sum(round.seconds.values())
+    values["cost"] = round.cost
+    values |= {f"validation/{key}": value for key, value in round.validation.items() if key != "size"}
+    values |= {f"stop/{key}": value for key, value in round.watch.items()}
     if isinstance(target, Classes):
         for c, name in enumerate(target.names):
             values[f"asked/class_{name}"] = round.labels.count(c) / len(round.labels)

@@ -13,7 +13,7 @@ from activebdl.data import ActiveDataset, Normalise
 from activebdl.errors import UserError
 from activebdl.scoring import Scorer
 from activebdl.spec import read_spec
-from activebdl.strategies import Query, Selection, Strategy, joint_strategy
+from activebdl.strategies import Query, Selection, Strategy
 
 
 class Table:
@@ -95,7 +95,6 @@ def test_what_does_not_narrow_the_choice_changes_nothing(dataset: ActiveDataset)
 def test_a_strategy_without_a_model_sees_everything(dataset: ActiveDataset) -> None:
     seen: list[int] = []
 
-    @joint_strategy("seeing_everything", needs_model=False)
     def look(query: Query) -> Tensor:
         seen.append(len(query.unlabelled))
         return query.unlabelled[: query.quantity]

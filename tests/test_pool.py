@@ -10,10 +10,13 @@ TWO = Classes(("no", "yes"))
 
 
 def states(pool: Pool) -> list[list[int]]:
-    return [ids.tolist() for ids in (pool.unlabelled, pool.pending, pool.labelled, pool.set_aside)]
+    return [ids.tolist() for ids in (pool.unlabelled, pool.pending, pool.labelled, pool.set_aside, pool.validation)]
 
 
-@given(st.integers(1, 30), st.lists(st.tuples(st.sampled_from(["ask", "label", "abstain"]), st.integers(-2, 32))))
+@given(
+    st.integers(1, 30),
+    st.lists(st.tuples(st.sampled_from(["ask", "label", "hold out", "abstain"]), st.integers(-2, 32))),
+)
 def test_ids_are_disjoint_conserved_and_never_asked_for_twice(size: int, steps: list[tuple[str, int]]) -> None:
     pool, asked = Pool(size, TWO), list[int]()
     for action, id in steps:
@@ -22,8 +25,8 @@ def test_ids_are_disjoint_conserved_and_never_asked_for_twice(size: int, steps: 
             if action == "ask":
                 pool.ask([id])
                 asked.append(id)
-            elif action == "label":
-                pool.answer(id, id % 2)
+            elif action in ("label", "hold out"):
+                pool.answer(id, id % 2, hold_out=action == "hold out")
             else:
                 pool.answer(id, None)
         except UserError:
@@ -32,6 +35,8 @@ def test_ids_are_disjoint_conserved_and_never_asked_for_twice(size: int, steps: 
         assert sorted(sum(now, [])) == list(range(size))
         assert all(ids == sorted(ids) for ids in now)
         assert pool.labels.tolist() == [id % 2 for id in now[2]]
+        assert pool.validation_labels.tolist() == [id % 2 for id in now[4]]
+        assert pool.n_labels == len(now[2]) + len(now[4])
     assert len(set(asked)) == len(asked)
     assert sorted(asked) == sorted(sum(states(pool)[1:], []))
 

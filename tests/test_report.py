@@ -1,5 +1,6 @@
 import csv
 import io
+from typing import Any
 
 import pytest
 
@@ -32,6 +33,44 @@ def test_the_table_tells_means_prices_and_areas() -> None:
     assert told["labels to 98%"].split()[0] == "60"
     assert told["AULC"].split()[0] == "84.00"  # of .82 and .86, the means of (.70, .94) and (.77, .95)
     assert told["time per run"].split() == ["1.5", "min", "1.5", "min"]
+
+
+ENDING_APART = [
+    curve("bald", 0, [0.5, 0.9], (20, 40)),
+    curve("bald", 1, [0.6, 0.8, 0.9]),
+    curve("random", 0, [0.5, 0.6, 0.7, 0.98], (20, 40, 60, 80)),
+]
+
+
+def test_curves_that_end_apart_are_compared_where_all_of_them_are() -> None:
+    """A run that a rule stopped has no points beyond, and its area is not one of a run that went on."""
+    told = rows(table(ENDING_APART))
+    assert [name for name in told if name.isdigit()] == ["20", "40"]
+    assert told["AULC"] == "70.00 ± 0.00       55.00 %   up to 40 labels"
+    assert told["ends at"].split() == ["40", "-", "60", "80"]
+    assert told["there"] == "90.00 ± 0.00       98.00 %"
+    assert told["labels to 90%"].split() == ["40", "-", "60", "80"]
+    assert told["labels to 98%"].split() == ["not", "by", "40", "80"]  # and not "never": it was not let go further
+    assert "ends at" not in rows(table(CURVES)) and rows(table(ENDING_APART[:1]))["AULC"] == "70.00 %"
+    assert len(list(csv.DictReader(io.StringIO(to_csv(ENDING_APART))))) == 2 + 3 + 4
+
+
+def test_curves_that_end_apart_are_drawn_to_their_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.axes import Axes
+
+    drawn: list[tuple[list[int], str]] = []
+    draw = Axes.plot
+
+    def listen(self: Axes, x: Any, y: Any, **options: Any) -> Any:
+        drawn.append((list(x), options["label"]))
+        return draw(self, x, y, **options)
+
+    monkeypatch.setattr(Axes, "plot", listen)
+    assert plot(ENDING_APART, "title").startswith(b"\x89PNG")
+    assert drawn == [
+        ([20, 40], "bald (2 seeds), 85.00 % at 40"),
+        ([20, 40, 60, 80], "random, 98.00 % at 80"),
+    ]
 
 
 def of_numbers(strategy: str, seed: int, rmse: list[float]) -> Curve:

@@ -4,9 +4,9 @@ from typing import Any
 import pytest
 import yaml
 
-from activebdl import UserError
-from activebdl.build import named_posterior, resolved
-from activebdl.spec import Named, named_strategy, presets, read_spec, validate
+from activebdl import CostLimit, StablePredictions, UserError, WallTime
+from activebdl.build import make_rule, named_posterior, resolved
+from activebdl.spec import Named, named_strategy, presets, read_spec, spec_text, validate
 
 
 @pytest.mark.parametrize("name", presets())
@@ -77,6 +77,10 @@ BAD: list[tuple[str, str]] = [
     ("compare:\n  seeds: [4, 4]\n", "line 1: compare.seeds has 4 twice; each stands there once.$"),
     ("compare:\n  seed: [1]\n", "line 2: there is no setting 'compare.seed'. Known: strategies, seeds"),
     ("start: 3\n", "line 1: start should be a name, or a name with options, not 3"),
+    ("seed: 0\nstop:\n  - stable_predictions\n  - 3\n", "line 4: stop.1 "),
+    ("stop: [{kappa: 3}]\n", "line 1: stop.0.name field required"),
+    ("validation: -1\n", "line 1: validation should be greater than or equal to 0, not -1"),
+    ("stop_set: 0\n", "line 1: stop_set should be greater than or equal to 1, not 0"),
     ("draws: 0\n", "line 1: draws should be greater than or equal to 1, not 0"),
 ]
 
@@ -120,6 +124,16 @@ def test_an_empty_file_is_the_default_run(tmp_path: Path) -> None:
         ({"network": "cnn"}, "Unknown network 'cnn'"),
         ({"dataset": "minst"}, "Unknown dataset 'minst'"),
         ({"budget": 10}, "below the initial size"),
+        ({"stop": "stabel"}, "Unknown stopping rule 'stabel'. Known: all_of, any_of, cost"),
+        ({"stop": [{"name": "cost"}]}, "The stopping rule 'cost' needs a setting 'limit'"),
+        ({"stop": [{"name": "cost", "limt": 3}]}, "stopping rule 'cost' has no setting 'limt'; it has: limit"),
+        ({"stop": [{"name": "cost", "limit": "much"}]}, "'limit' of the stopping rule 'cost': input should be a valid"),
+        ({"stop": [{"name": "cost", "limit": -3}]}, "limit of cost is a number above 0, not -3"),
+        ({"stop": [{"name": "any_of", "rules": "cost"}]}, "'rules' of the stopping rule 'any_of': input should be"),
+        ({"stop": [{"name": "any_of", "rules": ["cost"]}]}, "The stopping rule 'cost' needs a setting 'limit'"),
+        ({"stop": [{"name": "all_of", "rules": []}]}, "AllOf takes a list of one or more stopping rules"),
+        ({"validation": 20}, "20 validation labels count among the 20 of the first round.* begin with more than 20"),
+        ({"validation": 5, "counts": [5, 10]}, "5 validation labels count among the 5 of the first round"),
     ],
 )
 def test_mistakes_in_settings_are_told(changes: dict[str, Any], message: str) -> None:
@@ -135,3 +149,22 @@ def test_a_resolved_spec_has_every_default_written_out() -> None:
     assert spec.posterior.options["training"]["augmentation"]["name"] == "affine"
     assert spec.counts is not None
     assert spec.counts[-1] == 1000
+
+
+def test_stopping_rules_are_read_with_their_settings_and_written_out() -> None:
+    nested = {"name": "all_of", "rules": ["stable_predictions", {"name": "cost", "limit": 300}]}
+    changes = {"stop": [{"name": "wall_time", "minutes": 30}, nested], "validation": 10}
+    spec = resolved(read_spec("digits-small", changes))
+    first, second = map(make_rule, spec.stop)
+    assert first == WallTime(30) and second == StablePredictions(0.99, 3) & CostLimit(300)
+    assert spec.stop[1].options["rules"][0] == {"name": "stable_predictions", "kappa": 0.99, "rounds": 3}
+    again = validate(yaml.safe_load(spec_text(spec)), "again")
+    assert again == spec and resolved(again) == spec
+    assert spec.label_counts() == (20, 40, 60, 80, 100)  # validation items are among them
+
+
+@pytest.mark.parametrize(
+    ("given", "count"), [("stable_predictions", 1), ({"name": "labels", "limit": 9}, 1), (None, 0)]
+)
+def test_a_single_stopping_rule_needs_no_list(given: Any, count: int) -> None:
+    assert len(read_spec("digits-small", {"stop": given}).stop) == count

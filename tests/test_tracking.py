@@ -11,8 +11,8 @@ import torch
 
 from activebdl import UserError
 from activebdl.build import build, resolved
-from activebdl.loop import Round
 from activebdl.mlflow_ui import VIEW, VIEW_TAG, charts_url
+from activebdl.rounds import Round
 from activebdl.spec import RunSpec, read_spec
 from activebdl.targets import Classes
 from activebdl.tracking import UID, MlflowTracking, flat, metrics_of, store_uri
@@ -279,6 +279,39 @@ def test_an_empty_address_is_none(runs: Path, monkeypatch: pytest.MonkeyPatch) -
     tracking = MlflowTracking.prepare(runs, "empty")
     place = tracking.client.get_experiment(tracking.experiment_id).artifact_location
     assert place == (runs / "mlartifacts").resolve().as_uri()
+
+
+def test_a_run_that_stops_early_has_its_last_pictures_and_says_why(
+    runs: Path, spec: RunSpec, rounds: list[Round], data: Any
+) -> None:
+    tracking = MlflowTracking.prepare(runs, "digits")
+    told: dict[str, Any] = {"validation": {"accuracy": 0.5, "size": 10}, "watch": {"kappa": 0.75, "uncertainty": 0.25}}
+    early = [rounds[0], replace(rounds[1], stopped="enough", cost=7.5, **told)]  # of three
+    for _ in range(2):
+        with tracking.run(spec, "early", "uid-early") as track:
+            for round in early:
+                track(data, round)
+    history = points(tracking, "uid-early")
+    assert history["cost"] == [(20, 0.0), (40, 7.5)]
+    assert history["validation/accuracy"] == [(40, 0.5)] and "validation/size" not in history
+    assert history["stop/kappa"] == [(40, 0.75)] and history["stop/uncertainty"] == [(40, 0.25)]
+    (run,) = tracking.client.search_runs([tracking.experiment_id], f"tags.`{UID}` = 'uid-early'")
+    assert run.data.tags["stopped"] == "at 40 labels: enough"
+    files = {entry.path for entry in tracking.client.list_artifacts(run.info.run_id)}
+    assert {"confusion_matrix.png", "reliability.png"} <= files
+
+
+def test_a_run_that_is_not_at_its_end_has_no_last_pictures(
+    runs: Path, spec: RunSpec, rounds: list[Round], data: Any
+) -> None:
+    tracking = MlflowTracking.prepare(runs, "digits")
+    with tracking.run(spec, "midway", "uid-midway") as track:
+        for round in rounds[:2]:
+            track(data, round)
+    (run,) = tracking.client.search_runs([tracking.experiment_id], f"tags.`{UID}` = 'uid-midway'")
+    assert "stopped" not in run.data.tags
+    files = {entry.path for entry in tracking.client.list_artifacts(run.info.run_id)}
+    assert not {"confusion_matrix.png", "reliability.png"} & files
 
 
 def test_what_was_asked_is_told_as_shares(rounds: list[Round]) -> None:

@@ -87,7 +87,15 @@ def test_a_log_file_has_no_progress_bars(tmp_path: Path) -> None:
 
 def test_the_lists_name_what_there_is(tmp_path: Path) -> None:
     told = activebdl(tmp_path, "list").stdout
-    for name in ("mnist-gal2017", "variation_ratios", "mc_dropout", "gal2017_cnn", "unbalanced_mnist", "none yet"):
+    for name in (
+        "mnist-gal2017",
+        "variation_ratios",
+        "mc_dropout",
+        "gal2017_cnn",
+        "unbalanced_mnist",
+        "none yet",
+        "wall_time",
+    ):
         assert name in told
 
 
@@ -132,6 +140,49 @@ def test_numbers_from_one_end_to_the_other(tmp_path: Path) -> None:
     assert len(lines) == 9
     assert "RMSE " in activebdl(tmp_path, "list", "runs").stdout
     assert "labels are numbers" in activebdl(tmp_path, "data", "diabetes").stdout
+
+
+def test_a_run_that_a_rule_stops_says_so_is_finished_and_is_told_again(tmp_path: Path) -> None:
+    (tmp_path / "rules.py").write_text(
+        "from dataclasses import dataclass\nfrom activebdl import StoppingRule\n"
+        "@dataclass(frozen=True)\nclass Enough(StoppingRule):\n    labels: int = 10\n"
+        "    def reason(self, rounds):\n"
+        "        return 'it is enough' if rounds[-1].n_labels >= self.labels else None\n"
+    )
+    rules = "stop=[{name: overall_uncertainty, below: 0.0001}, {name: 'rules.py:Enough', labels: 40}]"
+    own = ["--set", rules, "--set", "validation=8", "--set", "stop_set=50", "--name", "mine"]
+    told = activebdl(tmp_path, "run", "digits-small", *QUICK, *own).stdout
+    assert "  8 of the labels are for validation\n" in told
+    assert "  ends early by OverallUncertainty(below=0.0001) or Enough(labels=40)\n" in told
+    assert told.count("  stopped: it is enough\n") == 1
+    assert re.findall(r"^ +(\d+) +\d+\.\d\d % +\d", told, re.MULTILINE) == ["20", "40"]
+    again = activebdl(tmp_path, "resume", "mine", "--no-mlflow").stdout
+    assert "finished before" in again and again.count("stopped: it is enough") == 1 and _table(again) == _table(told)
+    (line,) = (line for line in activebdl(tmp_path, "list", "runs").stdout.splitlines() if "mine" in line)
+    assert re.search(r"mine  finished +\d+\.\d\d %, stopped at 40 labels: it is enough$", line)
+    (info,) = list_runs(tmp_path / "runs")
+    assert info.finished and len(info.rounds) == 2
+
+
+def test_a_comparison_of_runs_that_stop_at_different_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from activebdl.cli import main
+
+    (tmp_path / "rules.py").write_text(
+        "from dataclasses import dataclass\nfrom activebdl import StoppingRule\n"
+        "@dataclass(frozen=True)\nclass WithScores(StoppingRule):\n"
+        "    def reason(self, rounds):\n        return None if None in rounds[-1].scores else 'there are scores'\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as exit:
+        main(["compare", "digits-small", "--seeds", "1", "--set", "stop=rules.py:WithScores", "--name", "both", *QUICK])
+    assert exit.value.code == 0
+    told = capsys.readouterr().out
+    table = told[told.rindex("labels  ") :]
+    assert [line.split()[0] for line in table.splitlines()[1:3]] == ["20", "40"]  # bald ended there, random went on
+    assert re.search(r"ends at +40 +60\n", table) and "up to 40 labels" in table
+    assert len((tmp_path / "runs/both/curves.csv").read_text().splitlines()) == 1 + 2 + 3
 
 
 def test_uncertainty_is_drawn(tmp_path: Path) -> None:
@@ -187,6 +238,18 @@ MISTAKES: list[tuple[list[str], str]] = [
         ["run", "digits-small", "--network", "bad.py:too_narrow"],
         "or the mean alone where the noise is known. It gave (2, 3)",
     ),
+    (["run", "digits-small", "--set", "stop=[stabel]"], "Unknown stopping rule 'stabel'. Known: all_of"),
+    (["run", "digits-small", "--set", "stop=[{name: cost}]"], "The stopping rule 'cost' needs a setting 'limit'"),
+    (["run", "digits-small", "--set", "stop=[{name: cost, limit: 9}]"], "and these cost nothing; give the data set"),
+    (["run", "digits-small", "--set", "stop=[{name: cost, needs_costs: no}]"], "it has: limit"),
+    (["run", "digits-small", "--set", "stop=[{name: wall_time, minutes: 0}]"], "minutes above 0, not 0"),
+    (["run", "digits-small", "--set", "stop=[{name: validation_accuracy, target: 0.9}]"], "say how many labels go"),
+    (["run", "digits-small", "--set", "stop=[{name: all_of, rules: 3}]"], "'rules' of the stopping rule 'all_of'"),
+    (["run", "digits-small", "--set", "stop=bad.py:Odd"], "inherits from activebdl.StoppingRule"),
+    (["run", "digits-small", "--set", "stop=bad.py:Wordless"], "must say in words why to stop, or None; it gave True"),
+    (["run", "diabetes", "--set", "stop=stable_predictions"], "is for classes, and the labels are numbers"),
+    (["run", "digits-small", "--set", "validation=20"], "begin with more than 20 labels"),
+    (["run", "digits-small", "--set", "stop_set=0"], "stop_set should be greater than or equal to 1"),
     (["compare", "digits-small", "--strategies", "bald,bald"], "bald twice"),
     (["compare", "digits-small", "--runs", "file"], "cannot be"),
     (["uncertainty", "moons", "--posteriors", "mc"], "Unknown posterior 'mc'. Known: "),
@@ -196,7 +259,9 @@ MISTAKES: list[tuple[list[str], str]] = [
 
 BAD_FILE = """
 import torch
-from activebdl import ActiveDataset
+from activebdl import ActiveDataset, StoppingRule
+class Wordless(StoppingRule):
+    def reason(self, rounds): return True
 def wrong_shape(items): return [0]
 def out_of_range(items): return [10] * len(items)
 class Odd:

@@ -1,0 +1,45 @@
+"""What one round of the cycle brought."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one round brought.
+
+    Args:
+        number: From 0.
+        n_labels: Labels known at its end, those of validation items included.
+        ids: The items labelled in this round, in the order in which they were asked for; no validation items.
+        labels: Theirs.
+        scores: Theirs; None where the strategy has none.
+        metrics: On the test set: accuracy, nll, ece and brier of classes; rmse, nll and coverages of numbers.
+        diagnostics: What the inference method tells of its fit, e.g. "nll" and "kl" in nats; often empty.
+        seconds: What "select", "ask", "fit" and "evaluate" took.
+        confusion: Counts ``[C true][C predicted]`` on the test set; empty for numbers.
+        reliability: Lower edge, mean confidence, accuracy and count of each bin on the test set; empty for numbers.
+        written_ms: When it was recorded, in milliseconds since 1970; the same after a resume. 0 for a
+            stopping rule, which is asked before.
+        cost: What all annotations have cost by its end, those of abstentions and of validation items too.
+        validation: The same metrics on the validation items, and their "size"; empty where there are none.
+        watch: What is seen on the stop set, where a stopping rule looks at it: "uncertainty", the mean entropy of the
+            predictive in nats, or its mean standard deviation in units of numbers; and of classes, from the second
+            round on, "kappa", the agreement with the last round's predictions.
+        stopped: Why a stopping rule ended the run with this round; None in all others.
+    """
+
+    number: int
+    n_labels: int
+    ids: tuple[int, ...]
+    labels: tuple[int | float, ...]
+    scores: tuple[float | None, ...]
+    metrics: dict[str, float]
+    diagnostics: dict[str, float]
+    seconds: dict[str, float]
+    confusion: list[list[int]]
+    reliability: dict[str, list[float]]
+    written_ms: int
+    cost: float = 0.0
+    validation: dict[str, float] = field(default_factory=dict[str, float])
+    watch: dict[str, float] = field(default_factory=dict[str, float])
+    stopped: str | None = None
