@@ -24,7 +24,7 @@ def find_start(name: str) -> Strategy | None:
     if found.needs_model:
         raise UserError(
             f"The start '{name}' needs a model, and there is none before the first label. Take one of {_known()}; or "
-            "one of your own, registered by @joint_strategy(..., needs_model=False)."
+            "one of your own, registered by @joint_strategy(..., needs=())."
         )
     return found
 
@@ -58,7 +58,7 @@ def make_start(name: str, dataset: ActiveDataset) -> Strategy:
     def balanced(query: Query) -> Tensor:
         return _balanced(labels, query)
 
-    return Strategy(BALANCED, joint=balanced, needs_model=False)
+    return Strategy(BALANCED, joint=balanced, needs=())
 
 
 def _balanced(labels: Tensor, query: Query) -> Tensor:

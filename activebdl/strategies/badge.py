@@ -29,7 +29,13 @@ from activebdl.strategies import Query, Selection, joint_strategy
 from activebdl.strategies._batches import BLOCK, class_probabilities, largest, without_rounding
 
 
-@joint_strategy("badge", target="classes")
+@joint_strategy(
+    "badge",
+    target="classes",
+    needs=("draws", "features"),
+    paper="Ash et al. 2020",
+    memory="N (C + D)",
+)
 def badge(query: Query) -> Selection:
     """Diverse, unsure items: a k-means++ seeding of the last layer's gradients under the model's own labels.
 

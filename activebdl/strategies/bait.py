@@ -42,7 +42,13 @@ LARGEST = 3000
 """C D above which features are reduced unless told otherwise: a few dense ``[C D, C D]``, 72 MB each."""
 
 
-@joint_strategy("bait", target="classes")
+@joint_strategy(
+    "bait",
+    target="classes",
+    needs=("draws", "features"),
+    paper="Ash et al. 2021",
+    memory="(C D)^2 + n (C^2 + D)",
+)
 def bait(
     query: Query,
     *,

@@ -6,7 +6,7 @@ from activebdl.scoring import entropy, predictive
 from activebdl.strategies import strategy
 
 
-@strategy("bald", needs_disagreement=True)
+@strategy("bald", needs_disagreement=True, paper="Houlsby et al. 2011")
 def bald(log_probs: Tensor) -> Tensor:
     """Mutual information of the label and the weights, in nats: 0 <= BALD <= log C.
 

@@ -6,7 +6,7 @@ from activebdl.regression import Moments
 from activebdl.strategies import strategy
 
 
-@strategy("epistemic_variance", target="numbers", needs_disagreement=True)
+@strategy("epistemic_variance", target="numbers", needs_disagreement=True, paper="Depeweg et al. 2018")
 def epistemic_variance(moments: Moments) -> Tensor:
     """The part of the predictive's variance that labels take away, in units of the target squared.
 

@@ -6,7 +6,7 @@ from activebdl.regression import Moments
 from activebdl.strategies import strategy
 
 
-@strategy("gaussian_bald", target="numbers", needs_disagreement=True)
+@strategy("gaussian_bald", target="numbers", needs_disagreement=True, paper="Houlsby et al. 2011")
 def gaussian_bald(moments: Moments) -> Tensor:
     """The mutual information of number and weights in nats (Houlsby et al. 2011), the predictive taken as Gaussian.
 

@@ -21,7 +21,7 @@ CENTRES = 1024
 """Labelled items whose features are looked at together."""
 
 
-@joint_strategy("k_centre")
+@joint_strategy("k_centre", needs=("features",), paper="Sener and Savarese 2018", memory="N D")
 def k_centre(query: Query) -> Selection:
     """Items that cover the pool: the farthest, in features, from all that is labelled or chosen. Also for numbers.
 

@@ -7,7 +7,7 @@ from activebdl.scoring import predictive
 from activebdl.strategies import strategy
 
 
-@strategy("kl_to_mean", needs_disagreement=True)
+@strategy("kl_to_mean", needs_disagreement=True, paper="McCallum and Nigam 1998")
 def kl_to_mean(log_probs: Tensor) -> Tensor:
     """Mean Kullback-Leibler divergence of the draws from their mean, in nats; another way to write `bald`.
 

@@ -6,7 +6,7 @@ from activebdl.scoring import predictive
 from activebdl.strategies import strategy
 
 
-@strategy("least_confidence")
+@strategy("least_confidence", paper="Lewis and Gale 1994")
 def least_confidence(log_probs: Tensor) -> Tensor:
     """One minus the probability of the most probable class: 0 <= u <= 1 - 1/C.
 

@@ -6,7 +6,7 @@ from activebdl.scoring import predictive
 from activebdl.strategies import strategy
 
 
-@strategy("margin")
+@strategy("margin", paper="Scheffer et al. 2001")
 def margin(log_probs: Tensor) -> Tensor:
     """One minus the lead of the most probable class over the second: 0 (sure) to 1 (a tie).
 

@@ -5,7 +5,7 @@ from torch import Tensor
 from activebdl.strategies import strategy
 
 
-@strategy("mean_std", needs_disagreement=True)
+@strategy("mean_std", needs_disagreement=True, paper="Kampffmeyer et al. 2016")
 def mean_std(log_probs: Tensor) -> Tensor:
     """Standard deviation of a class's probability over the draws, averaged over the classes: 0 to 1/2.
 
