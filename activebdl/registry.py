@@ -14,7 +14,7 @@ import importlib.util
 import pkgutil
 import sys
 from collections.abc import Callable
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -78,7 +78,7 @@ class Registry(Generic[T]):
             return self._known[name]
         for point in entry_points(group=self.group):
             if point.name == name:
-                return self._remember(name, point.load())
+                return self._remember(name, _load_point(point, self.kind))
         if ":" in name:
             return self._remember(name, load_reference(name, self.kind))
         raise UserError(
@@ -118,6 +118,17 @@ def load_reference(reference: str, kind: str) -> object:
     if not hasattr(module, attribute):
         raise UserError(f"'{place}' has no '{attribute}' to use as {_a(kind)}.")
     return getattr(module, attribute)
+
+
+def _load_point(point: EntryPoint, kind: str) -> object:
+    try:
+        return point.load()
+    except Exception as error:
+        package = "a package" if point.dist is None else f"the package '{point.dist.name}'"
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(
+            f"The {kind} '{point.name}' of {package} cannot be loaded ({point.value}): {reason}."
+        ) from error
 
 
 def _import_file(path: Path, kind: str) -> object:

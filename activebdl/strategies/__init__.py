@@ -25,6 +25,8 @@ N: unlabelled items, K: draws, C: classes, Q: items asked for.
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args
 
 import torch
@@ -315,7 +317,7 @@ def resolve(strategy: str | Strategy | ScoreFunction, *, beta: float | None = No
     if not isinstance(strategy, str):
         return _with_options(_adopt(getattr(strategy, "__name__", "custom"), strategy), options)
     rule_name, _, rest = strategy.partition("_")
-    if rule_name in RULES and rest:
+    if rule_name in RULES and rest and not _is_whole(strategy):
         base = _named(rest, options)
         if base.score is None:
             raise UserError(f"'{rest}' has no scores, so the rule '{rule_name}' cannot be put in front of it.")
@@ -329,7 +331,7 @@ def resolve(strategy: str | Strategy | ScoreFunction, *, beta: float | None = No
 def _named(name: str, options: Mapping[str, Any]) -> Strategy:
     """By its name without a rule."""
     plain = name.removeprefix(PER_COST)
-    if plain == name:
+    if plain == name or _is_whole(name):
         return _with_options(strategies.get(name), options)
     rule = plain.partition("_")[0]
     if rule in RULES:
@@ -338,6 +340,14 @@ def _named(name: str, options: Mapping[str, Any]) -> Strategy:
     if base.score is None:
         raise UserError(f"'{plain}' has no scores, so '{PER_COST}' cannot be put in front of it.")
     return replace(base, name=name, needs_costs=True)
+
+
+def _is_whole(name: str) -> bool:
+    """Whether a name that begins like a rule's is one of the user's own, as it stands: "power_tools.py:score"."""
+    place = name.rpartition(":")[0]
+    if place.endswith(".py"):
+        return Path(place).is_file()
+    return name in strategies.names() or (place != "" and find_spec(place.partition(".")[0]) is not None)
 
 
 def _with_options(strategy: Strategy, options: Mapping[str, Any]) -> Strategy:
