@@ -227,9 +227,9 @@ def _adopt(name: str, found: object) -> Strategy:
         return found
     if not callable(found):
         raise UserError(f"The strategy '{name}' must be a function of log_probs, of moments, or of a query.")
-    for known in strategies.known():  # a registered function, found again in its file
-        if found in (known.score, known.joint):
-            return known
+    decorated = strategies.made_of(found)
+    if decorated is not None:
+        return decorated
     short = name.rpartition(":")[2]
     first = next(iter(inspect.signature(found).parameters), "")
     doc = inspect.getdoc(found) or ""
