@@ -87,7 +87,15 @@ def test_a_log_file_has_no_progress_bars(tmp_path: Path) -> None:
 
 def test_the_lists_name_what_there_is(tmp_path: Path) -> None:
     told = activebdl(tmp_path, "list").stdout
-    for name in ("mnist-gal2017", "variation_ratios", "mc_dropout", "gal2017_cnn", "unbalanced_mnist", "none yet"):
+    for name in (
+        "mnist-gal2017",
+        "variation_ratios",
+        "Houlsby et al. 2011",
+        "mc_dropout",
+        "gal2017_cnn",
+        "unbalanced_mnist",
+        "none yet",
+    ):
         assert name in told
 
 
