@@ -3,13 +3,15 @@
 import dataclasses
 import inspect
 import json
+import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from activebdl.build import plain
 from activebdl.data import datasets
+from activebdl.errors import UserError
 from activebdl.networks import networks
 from activebdl.oracles import oracles
 from activebdl.posteriors import posteriors
@@ -17,11 +19,15 @@ from activebdl.registry import Registry
 from activebdl.runs import list_runs
 from activebdl.spec import about_preset, presets
 from activebdl.stopping import stopping_rules
-from activebdl.strategies import strategies
+from activebdl.strategies import PER_COST, SCORES, strategies
+from activebdl.strategies._gallery import COLUMNS, LETTERS, facts
+from activebdl.strategies._selection import DEFAULT_BETA, PAPER, RULES
 from activebdl.sweep import list_comparisons
 from activebdl.training import Training
 
+T = TypeVar("T")
 Rows = list[tuple[str, str]]
+WIDTH = 78  # of what stands beside a name: with the longest, 100 columns
 
 
 def listings(runs: Path) -> dict[str, Callable[[], Rows]]:
@@ -43,13 +49,35 @@ def listings(runs: Path) -> dict[str, Callable[[], Rows]]:
 
 
 def _strategies() -> Rows:
-    known = [strategies.get(name) for name in strategies.names()]
-    rows = [(s.name, ("numbers: " if s.target == "numbers" else "") + _first_line(s.doc)) for s in known]
-    return [
-        *rows,
-        ("power_, softmax_, softrank_", "in front of a score: a stochastic choice, less redundant"),
-        ("per_cost_", "in front of a score, behind these: for each unit of what an item's label costs"),
-    ]
+    known, broken = _loaded(strategies)
+    told = [COLUMNS, *(facts(strategy) for _, strategy in known)]
+    widths = [max(len(row[i]) for row in told) for i in range(len(COLUMNS))]
+
+    def columns(row: tuple[str, ...]) -> tuple[str, str]:
+        return "", "  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+
+    rows: Rows = [("", "what is asked for: the highest scores first"), columns(COLUMNS)]
+    for name, strategy in known:
+        rows += [(name, _first_line(strategy.doc)), columns(facts(strategy))]
+        rows += [("", f"  {key} = {value}") for key, value in _settings("strategy", strategy.settings)]
+    for name, rule in RULES.items():
+        about = _first_line(inspect.getdoc(rule)).partition(".")[0]
+        rows += [(f"{name}_", f"In front of a score: {about[:1].lower()}{about[1:]}.")]
+        rows += [columns(("score", "any", SCORES, "draws", PAPER)), ("", f"  strategy.beta = {DEFAULT_BETA}")]
+    rows += [(PER_COST, "In front of a score, behind these: the score for each unit of what the label costs."), *broken]
+    return [*rows, *(("", line) for line in textwrap.wrap(LETTERS, WIDTH))]
+
+
+def _loaded(registry: Registry[T]) -> tuple[list[tuple[str, T]], Rows]:
+    """What can be had, by name, and a row for each thing of another package that cannot."""
+    known: list[tuple[str, T]] = []
+    broken: Rows = []
+    for name in registry.names():
+        try:
+            known.append((name, registry.get(name)))
+        except UserError as error:
+            broken.append((name, str(error)))
+    return known, broken
 
 
 def _posteriors() -> Rows:

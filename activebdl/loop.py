@@ -31,7 +31,7 @@ from activebdl.oracles import Annotation, Request, make_oracle, sort_annotations
 from activebdl.oracles.function import FunctionOracle
 from activebdl.pool import Pool
 from activebdl.posteriors import Draws, InferenceMethod, Posterior
-from activebdl.posteriors._last_layer import feature_reader
+from activebdl.posteriors._last_layer import check_features, feature_reader
 from activebdl.posteriors.mc_dropout import MCDropout
 from activebdl.progress import Advance, Progress, silent
 from activebdl.randomness import generator
@@ -268,6 +268,11 @@ class ActiveLearning:
         check_likelihood = getattr(self.method, "check_likelihood", None)
         if check_likelihood is not None:
             check_likelihood(self.dataset.target.task(torch.zeros(1)).likelihood)
+        if "features" in self.strategy.needs:
+            try:
+                check_features(self.method, module, self.example)
+            except UserError as error:
+                raise UserError(f"'{self.strategy.name}' looks at what the last layer reads: {error}") from error
         if self.strategy.score is not None:
             check_score(self.strategy.scores, self.dataset.target.example(2, self.draws))
         self._architecture = str(module)

@@ -14,7 +14,7 @@ import importlib.util
 import pkgutil
 import sys
 from collections.abc import Callable
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -40,19 +40,30 @@ class Registry(Generic[T]):
         self.group = package  # entry-point groups carry the package's name: activebdl.strategies, ...
         self._adopt = adopt
         self._known: dict[str, T] = {}
+        self._places: dict[str, object] = {}
+        self._decorated: list[tuple[object, T]] = []
         self._imported = False
 
-    def register(self, name: str, thing: T) -> None:
-        """Makes ``thing`` known by ``name``; a name is taken only once."""
-        if name in self._known and self._known[name] is not thing:
+    def register(self, name: str, thing: T, place: object = None) -> None:
+        """Makes ``thing`` known by ``name``; a name is taken only once, or anew from the same place.
+
+        Args:
+            name: What it is called.
+            thing: What is called so.
+            place: Where it is defined, so that a notebook's cell may be run again, and a file imported in two ways.
+        """
+        again = place is not None and self._places.get(name) == place
+        if name in self._known and self._known[name] is not thing and not again:
             raise UserError(f"The {self.kind} name '{name}' is already taken; choose another.")
-        self._known[name] = thing
+        self._known[name], self._places[name] = thing, place
 
     def decorator(self, name: str, make: Callable[[Any], T]) -> Callable[[D], D]:
         """A decorator that registers what ``make`` turns the decorated thing into, and leaves that thing as it is."""
 
         def decorate(thing: D) -> D:
-            self.register(name, make(thing))
+            made = make(thing)
+            self.register(name, made, _place(thing))
+            self._decorated.append((thing, made))
             return thing
 
         return decorate
@@ -60,6 +71,10 @@ class Registry(Generic[T]):
     def known(self) -> list[T]:
         """What has been registered by now."""
         return list(self._known.values())
+
+    def made_of(self, thing: object) -> T | None:
+        """What a decorator has made of ``thing``, though it may have been registered anew since; else None."""
+        return next((made for decorated, made in self._decorated if decorated is thing), None)
 
     def names(self) -> list[str]:
         """All names that `get` knows without a module or file reference, in alphabetical order."""
@@ -78,7 +93,7 @@ class Registry(Generic[T]):
             return self._known[name]
         for point in entry_points(group=self.group):
             if point.name == name:
-                return self._remember(name, point.load())
+                return self._remember(name, _load_point(point, self.kind))
         if ":" in name:
             return self._remember(name, load_reference(name, self.kind))
         raise UserError(
@@ -100,6 +115,13 @@ class Registry(Generic[T]):
                     importlib.import_module(f"{self.package}.{module.name}")
 
 
+def _place(thing: object) -> tuple[str, str] | None:
+    """File and name of a function or class; None where it is of no file and not of the user's session."""
+    module = getattr(thing, "__module__", "")
+    file = module if module == "__main__" else getattr(sys.modules.get(module), "__file__", None)
+    return None if file is None else (file, getattr(thing, "__qualname__", ""))
+
+
 def load_reference(reference: str, kind: str) -> object:
     """Loads ``package.module:attribute`` or ``path/to/file.py:attribute``.
 
@@ -118,6 +140,17 @@ def load_reference(reference: str, kind: str) -> object:
     if not hasattr(module, attribute):
         raise UserError(f"'{place}' has no '{attribute}' to use as {_a(kind)}.")
     return getattr(module, attribute)
+
+
+def _load_point(point: EntryPoint, kind: str) -> object:
+    try:
+        return point.load()
+    except Exception as error:
+        package = "a package" if point.dist is None else f"the package '{point.dist.name}'"
+        reason = f"{type(error).__name__}: {error}".rstrip(".")
+        raise UserError(
+            f"The {kind} '{point.name}' of {package} cannot be loaded ({point.value}): {reason}."
+        ) from error
 
 
 def _import_file(path: Path, kind: str) -> object:

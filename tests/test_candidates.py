@@ -99,7 +99,7 @@ def test_a_strategy_without_a_model_sees_everything(dataset: ActiveDataset) -> N
         seen.append(len(query.unlabelled))
         return query.unlabelled[: query.quantity]
 
-    known = Strategy("seeing_everything", joint=look, needs_model=False)
+    known = Strategy("seeing_everything", joint=look, needs=())
     list(ActiveLearning(dataset, network, counts=(10, 14), strategy=known, candidates=Candidates(random=5, top=3)))
     assert seen == [50]
 

@@ -16,6 +16,7 @@ from activebdl import (
     ActiveDataset,
     ActiveLearning,
     Annotation,
+    Ensemble,
     MCDropout,
     Request,
     Round,
@@ -332,6 +333,38 @@ def test_a_network_or_score_that_cannot_work_costs_no_label(dataset: ActiveDatas
     ):
         with pytest.raises(UserError, match=message):
             cycle(dataset, network, oracle=oracle, strategy=score)
+
+
+def softened() -> nn.Module:
+    return nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 3), nn.LogSoftmax(dim=1))
+
+
+class WithoutModule(MAP):
+    """An inference method whose posterior has no network."""
+
+    has_features = False
+
+
+def looks(query: Query) -> Tensor:
+    return query.unlabelled[query.model.features(query.unlabelled)[:, 0].argsort()[: query.quantity]]
+
+
+@pytest.mark.parametrize("strategy", ["k_centre", "badge", "bait", Strategy("looks", joint=looks, needs=("features",))])
+def test_features_that_there_will_not_be_cost_no_label(
+    dataset: ActiveDataset, network: Network, strategy: str | Strategy
+) -> None:
+    def oracle(items: Tensor) -> list[int]:
+        raise AssertionError("a label was asked for")
+
+    name = strategy if isinstance(strategy, str) else strategy.name
+    for posterior in (FAST, MAP(Training(steps=3)), Ensemble(members=2)):
+        with pytest.raises(UserError, match=f"'{name}' looks at what the last layer reads: .*without softmax behind"):
+            cycle(dataset, softened, oracle=oracle, strategy=strategy, posterior=posterior)
+    with pytest.raises(UserError, match=f"'{name}' looks at .*: WithoutModule has no module"):
+        cycle(dataset, network, oracle=oracle, strategy=strategy, posterior=WithoutModule(Training(steps=3)))
+    cycle(dataset, network, strategy=strategy)
+    for other in ("bald", "batchbald", "random"):
+        cycle(dataset, softened, strategy=other)
 
 
 # ---- mistakes ----

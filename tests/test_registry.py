@@ -1,8 +1,9 @@
 from pathlib import Path
 
 import pytest
+import torch
 
-from activebdl import UserError
+from activebdl import UserError, resolve
 from activebdl.registry import Registry
 from activebdl.strategies import strategies
 
@@ -21,6 +22,24 @@ def test_a_name_is_taken_only_once() -> None:
     registry.register("mine", 1)
     with pytest.raises(UserError, match="'mine' is already taken"):
         registry.register("mine", 2)
+
+
+CELL = "from activebdl import strategy\n@strategy('cell')\ndef {}(log_probs):\n    return log_probs[:, 0, {}]\n"
+
+
+def test_a_notebooks_cell_may_be_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    strategies.names()
+    monkeypatch.setattr(strategies, "_known", {found.name: found for found in strategies.known()})
+    table = torch.rand(4, 2, 3)
+    for c in (0, 2):
+        session = {"__name__": "__main__"}
+        exec(CELL.format("mine", c), session)
+        assert torch.equal(resolve("cell").scores(table), table[:, 0, c])
+        assert resolve(session["mine"]).name == "cell"  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="'cell' is already taken"):
+        exec(CELL.format("another", 1), {"__name__": "__main__"})
+    with pytest.raises(UserError, match="'cell' is already taken"):
+        exec(CELL.format("mine", 1), {"__name__": "tests.test_registry"})
 
 
 def test_a_module_and_a_file_are_found_by_reference(tmp_path: Path) -> None:

@@ -49,9 +49,10 @@ class Posterior(Protocol):
 class InferenceMethod(Protocol):
     """A way to get a posterior; its fields are its hyperparameters.
 
-    A method whose draws are all the same function says so by a class attribute ``draws_agree = True``. One that cannot
-    treat every network may have ``check(module, example)``, called with a fresh network and two normalised items before
-    any label is asked for; and ``check_likelihood(likelihood)``, when it cannot treat every kind of label.
+    A method whose draws are all the same function says so by a class attribute ``draws_agree = True``; one whose
+    posterior has no attribute ``module``, the trained network, by ``has_features = False``. One that cannot treat every
+    network may have ``check(module, example)``, called with a fresh network and two normalised items before any label
+    is asked for; and ``check_likelihood(likelihood)``, when it cannot treat every kind of label.
     """
 
     def fit(

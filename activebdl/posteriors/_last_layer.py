@@ -140,6 +140,22 @@ def feature_reader(posterior: object, example: Tensor) -> Callable[[Tensor], Ten
     return lambda x: torch.cat([head.features(x) for head in heads], dim=1)
 
 
+def check_features(method: object, module: nn.Module, example: Tensor) -> None:
+    """Refuses what `feature_reader` would refuse once it is fitted, before any label is asked for.
+
+    Args:
+        method: The inference method.
+        module: A fresh network.
+        example: A normalised batch that it can read, two items, on its device.
+
+    Raises:
+        UserError: The method says that its posterior has no module, or the network ends in no linear layer.
+    """
+    if not getattr(method, "has_features", True):
+        raise UserError(f"{type(method).__name__} has no module, whose features a strategy could look at.")
+    LastLayer.of(module, example)
+
+
 def drops(module: nn.Module) -> bool:
     """Whether it has nn.Dropout modules that drop something."""
     return any(isinstance(child, _DropoutNd) and child.p > 0 for child in module.modules())

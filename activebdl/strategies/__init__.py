@@ -13,8 +13,11 @@ front of a score, behind a rule, divides it by the item's cost: "per_cost_bald",
 
 A joint strategy looks at the query as a whole:
 
-    @joint_strategy("random", needs_model=False)
+    @joint_strategy("random", needs=())
     def random(query): ...
+
+Each tells its paper, what it needs, and what it holds in memory; `activebdl list strategies` shows it, and README.md
+beside this file has it in a table.
 
 N: unlabelled items, K: draws, C: classes, Q: items asked for.
 """
@@ -22,7 +25,9 @@ N: unlabelled items, K: draws, C: classes, Q: items asked for.
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeVar, cast
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast, get_args
 
 import torch
 from torch import Tensor
@@ -38,6 +43,9 @@ __all__ = ["Query", "Selection", "Strategy", "joint_strategy", "resolve", "strat
 
 PER_COST = "per_cost_"
 """In front of a score's name: for each unit of what the item's label costs."""
+
+Need = Literal["draws", "features", "items"]
+"""What a strategy looks at: what draws of the posterior predict, what the network's last layer reads, the inputs."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +84,9 @@ class Query:
     def model(self) -> Scorer:
         """The posterior's draws over the pool."""
         if self.scorer is None:
-            raise UserError("A strategy registered with needs_model=False asked for the model; register it without.")
+            raise UserError(
+                "A strategy asked for the model that it is registered without: say needs=('draws',), or 'features'."
+            )
         return self.scorer
 
 
@@ -91,6 +101,9 @@ class Selection:
 ScoreFunction = Callable[..., Tensor]
 """``f(log_probs [N, K, C]) -> scores [N]``, or ``f(moments) -> scores [N]`` for numbers."""
 
+SCORES = "N"
+"""What every score holds in memory: themselves."""
+
 JointFunction = Callable[..., Tensor | Selection]
 """``f(query) -> ids [Q]``, or a `Selection`."""
 
@@ -104,10 +117,12 @@ class Strategy:
         score: For pointwise strategies.
         joint: For joint ones.
         rule: How scores become a choice.
-        needs_model: Whether the posterior has to be fitted and sampled for it.
+        needs: What it looks at; see `Need`.
         needs_disagreement: Whether the score is zero unless draws differ.
         needs_costs: Whether the score is divided by what the item's label costs.
         target: What labels it is for: "classes", "numbers" or "any".
+        paper: Whom it is by, in short: "Houlsby et al. 2011"; empty where nobody says.
+        memory: How many numbers it holds at once beyond a chunk of predictions: "N K C"; empty where nobody says.
         doc: What it does, from its docstring.
         beta: Of the stochastic rule; None where there is none.
         options: Settings of the function that are not its defaults.
@@ -117,13 +132,27 @@ class Strategy:
     score: ScoreFunction | None = None
     joint: JointFunction | None = None
     rule: Rule = top_k
-    needs_model: bool = True
+    needs: tuple[Need, ...] = ("draws",)
     needs_disagreement: bool = False
     needs_costs: bool = False
     target: str = "classes"
+    paper: str = ""
+    memory: str = ""
     doc: str = field(default="", repr=False)
     beta: float | None = None
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.needs, tuple) or not set(self.needs) <= set(get_args(Need)):
+            raise UserError(
+                f"'{self.name}' needs={self.needs!r} must be a tuple of some of {', '.join(get_args(Need))}, "
+                "such as ('draws',); () for none."
+            )
+
+    @property
+    def needs_model(self) -> bool:
+        """Whether the posterior has to be fitted for it."""
+        return "draws" in self.needs or "features" in self.needs
 
     @property
     def function(self) -> Callable[..., Any]:
@@ -200,16 +229,16 @@ def _adopt(name: str, found: object) -> Strategy:
         return found
     if not callable(found):
         raise UserError(f"The strategy '{name}' must be a function of log_probs, of moments, or of a query.")
-    for known in strategies.known():  # a registered function, found again in its file
-        if found in (known.score, known.joint):
-            return known
+    decorated = strategies.made_of(found)
+    if decorated is not None:
+        return decorated
     short = name.rpartition(":")[2]
     first = next(iter(inspect.signature(found).parameters), "")
     doc = inspect.getdoc(found) or ""
     if first == "query":
         return Strategy(short, joint=cast(JointFunction, found), target="any", doc=doc)
     target = "numbers" if first == "moments" else "classes"
-    return Strategy(short, score=cast(ScoreFunction, found), target=target, doc=doc)
+    return Strategy(short, score=cast(ScoreFunction, found), target=target, memory=SCORES, doc=doc)
 
 
 strategies: Registry[Strategy] = Registry("strategy", "activebdl.strategies", _adopt)
@@ -219,7 +248,11 @@ J = TypeVar("J", bound=JointFunction)
 
 
 def strategy(
-    name: str, *, target: Literal["classes", "numbers"] = "classes", needs_disagreement: bool = False
+    name: str,
+    *,
+    target: Literal["classes", "numbers"] = "classes",
+    needs_disagreement: bool = False,
+    paper: str = "",
 ) -> Callable[[S], S]:
     """Registers a score ``f(log_probs [N, K, C]) -> scores [N]``, or one of numbers, ``f(moments) -> scores [N]``.
 
@@ -227,11 +260,14 @@ def strategy(
         name: What it is called, in YAML and on the command line.
         target: What labels it is for.
         needs_disagreement: Whether it is zero when all draws agree, so that K = 1 or a plain network is a mistake.
+        paper: Whom it is by, in short: "Houlsby et al. 2011".
     """
 
     def make(score: ScoreFunction) -> Strategy:
-        doc = inspect.getdoc(score) or ""
-        return Strategy(name, score=score, target=target, needs_disagreement=needs_disagreement, doc=doc)
+        return Strategy(
+            name, score=score, target=target, needs_disagreement=needs_disagreement, paper=paper, memory=SCORES,
+            doc=inspect.getdoc(score) or "",
+        )  # fmt: skip
 
     return strategies.decorator(name, make)
 
@@ -240,23 +276,28 @@ def joint_strategy(
     name: str,
     *,
     target: Literal["any", "classes", "numbers"] = "any",
-    needs_model: bool = True,
+    needs: tuple[Need, ...] = ("draws",),
     needs_disagreement: bool = False,
+    paper: str = "",
+    memory: str = "",
 ) -> Callable[[J], J]:
     """Registers a strategy that sees the whole query: ``f(query) -> ids [Q]``, or a `Selection`.
 
     Args:
         name: What it is called, in YAML and on the command line.
         target: What labels it is for.
-        needs_model: Whether the posterior is to be sampled over the pool for it.
+        needs: What it looks at; see `Need`. A network without "features" is refused before any label is asked for, and
+            a strategy that needs neither draws nor features may choose the first items.
         needs_disagreement: Whether it has nothing to go by when all draws agree, as for `strategy`.
+        paper: Whom it is by, as for `strategy`.
+        memory: How many numbers it holds at once beyond a chunk of predictions, in the letters above: "N K C".
     """
 
     def make(joint: JointFunction) -> Strategy:
-        doc = inspect.getdoc(joint) or ""
         return Strategy(
-            name, joint=joint, target=target, needs_model=needs_model, needs_disagreement=needs_disagreement, doc=doc
-        )
+            name, joint=joint, target=target, needs=needs, needs_disagreement=needs_disagreement, paper=paper,
+            memory=memory, doc=inspect.getdoc(joint) or "",
+        )  # fmt: skip
 
     return strategies.decorator(name, make)
 
@@ -278,7 +319,7 @@ def resolve(strategy: str | Strategy | ScoreFunction, *, beta: float | None = No
     if not isinstance(strategy, str):
         return _with_options(_adopt(getattr(strategy, "__name__", "custom"), strategy), options)
     rule_name, _, rest = strategy.partition("_")
-    if rule_name in RULES and rest:
+    if rule_name in RULES and rest and not _is_whole(strategy):
         base = _named(rest, options)
         if base.score is None:
             raise UserError(f"'{rest}' has no scores, so the rule '{rule_name}' cannot be put in front of it.")
@@ -292,7 +333,7 @@ def resolve(strategy: str | Strategy | ScoreFunction, *, beta: float | None = No
 def _named(name: str, options: Mapping[str, Any]) -> Strategy:
     """By its name without a rule."""
     plain = name.removeprefix(PER_COST)
-    if plain == name:
+    if plain == name or _is_whole(name):
         return _with_options(strategies.get(name), options)
     rule = plain.partition("_")[0]
     if rule in RULES:
@@ -301,6 +342,14 @@ def _named(name: str, options: Mapping[str, Any]) -> Strategy:
     if base.score is None:
         raise UserError(f"'{plain}' has no scores, so '{PER_COST}' cannot be put in front of it.")
     return replace(base, name=name, needs_costs=True)
+
+
+def _is_whole(name: str) -> bool:
+    """Whether a name that begins like a rule's is one of the user's own, as it stands: "power_tools.py:score"."""
+    place = name.rpartition(":")[0]
+    if place.endswith(".py"):
+        return Path(place).is_file()
+    return name in strategies.names() or (place != "" and find_spec(place.partition(".")[0]) is not None)
 
 
 def _with_options(strategy: Strategy, options: Mapping[str, Any]) -> Strategy:

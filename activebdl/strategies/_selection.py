@@ -32,7 +32,7 @@ def top_k(scores: Tensor, quantity: int, generator: torch.Generator) -> Tensor:
 
 
 def power(beta: float = DEFAULT_BETA) -> Rule:
-    """Samples in proportion to ``score ** beta``; scores must not be negative. Scores of 0 come last."""
+    """Samples in proportion to score ^ beta, where no score is negative. Scores of 0 come last."""
     beta = _positive(beta)
 
     def rule(scores: Tensor, quantity: int, generator: torch.Generator) -> Tensor:
@@ -45,13 +45,13 @@ def power(beta: float = DEFAULT_BETA) -> Rule:
 
 
 def softmax(beta: float = DEFAULT_BETA) -> Rule:
-    """Samples in proportion to ``exp(beta * score)``."""
+    """Samples in proportion to exp(beta score)."""
     beta = _positive(beta)
     return lambda scores, quantity, generator: _gumbel_top_k(beta * scores, quantity, generator)
 
 
 def softrank(beta: float = DEFAULT_BETA) -> Rule:
-    """Samples in proportion to ``rank ** -beta``; only the order of the scores matters."""
+    """Samples in proportion to rank ^ -beta. Only the order of the scores matters."""
     beta = _positive(beta)
 
     def rule(scores: Tensor, quantity: int, generator: torch.Generator) -> Tensor:
@@ -64,6 +64,7 @@ def softrank(beta: float = DEFAULT_BETA) -> Rule:
 
 
 RULES: dict[str, Callable[[float], Rule]] = {"power": power, "softmax": softmax, "softrank": softrank}
+PAPER = "Kirsch et al. 2021"
 
 
 def _gumbel_top_k(log_weights: Tensor, quantity: int, generator: torch.Generator) -> Tensor:

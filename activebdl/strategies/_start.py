@@ -18,14 +18,15 @@ def find_start(start: str | Strategy) -> Strategy | None:
     """
     if start == BALANCED:
         return None
-    if isinstance(start, str) and ":" not in start and start not in strategies.names() + strategy_names():
+    known = not isinstance(start, str) or ":" in start or start in strategies.names() or start in strategy_names()
+    if not known:
         raise UserError(f"Unknown start '{start}'. Known: {_known()}; or a strategy of your own that needs no model.")
     found = resolve(start)
     if found.needs_model:
         name = start if isinstance(start, str) else start.name
         raise UserError(
             f"The start '{name}' needs a model, and there is none before the first label. Take one of {_known()}; or "
-            "one of your own, registered by @joint_strategy(..., needs_model=False)."
+            "one of your own, registered by @joint_strategy(..., needs=())."
         )
     return found
 
@@ -59,7 +60,7 @@ def make_start(start: str | Strategy, dataset: ActiveDataset) -> Strategy:
     def balanced(query: Query) -> Tensor:
         return _balanced(labels, query)
 
-    return Strategy(BALANCED, joint=balanced, needs_model=False)
+    return Strategy(BALANCED, joint=balanced, needs=())
 
 
 def _balanced(labels: Tensor, query: Query) -> Tensor:

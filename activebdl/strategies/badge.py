@@ -29,11 +29,18 @@ from activebdl.strategies import Query, Selection, joint_strategy
 from activebdl.strategies._batches import BLOCK, class_probabilities, largest, without_rounding
 
 
-@joint_strategy("badge", target="classes")
+@joint_strategy(
+    "badge",
+    target="classes",
+    needs=("draws", "features"),
+    paper="Ash et al. 2020",
+    memory="N (C + D)",
+)
 def badge(query: Query) -> Selection:
-    """Diverse, unsure items: a k-means++ seeding of the last layer's gradients under the model's own labels.
+    """Items that are unsure and differ: a k-means++ seeding of the last layer's gradients.
 
-    The scores are the squared distances to the nearest of the batch so far; of the first, its squared length.
+    The gradients are those under the labels that the model itself would give. The scores are the squared distances
+    to the nearest of the batch so far; of the first, its squared length.
     """
     p = class_probabilities(query, query.unlabelled)
     gradients = Gradients.of(p, query.model.features(query.unlabelled))

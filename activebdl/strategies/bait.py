@@ -19,7 +19,7 @@ then they are taken away again, each time the one that leaves the least trace, u
 
 The two small matrices of every item, ``V^T P V`` and ``V^T P I_U P V``, are computed once, at (C D)^2 an item; when an
 item is added or taken away all of them change by products of ``[C, C]``, at D C^2 an item. So a step costs
-O(n D C^2 + C (C D)^2), and the memory is O((C D)^2 + n C^2).
+O(n D C^2 + C (C D)^2), and the memory is O((C D)^2 + n (C^2 + D)).
 
 n: items looked at, C: classes, D: features, Q: items asked for.
 """
@@ -42,7 +42,13 @@ LARGEST = 3000
 """C D above which features are reduced unless told otherwise: a few dense ``[C D, C D]``, 72 MB each."""
 
 
-@joint_strategy("bait", target="classes")
+@joint_strategy(
+    "bait",
+    target="classes",
+    needs=("draws", "features"),
+    paper="Ash et al. 2021",
+    memory="(C D)^2 + n (C^2 + D)",
+)
 def bait(
     query: Query,
     *,
@@ -51,9 +57,10 @@ def bait(
     regularisation: float = 1.0,
     components: int | None = None,
 ) -> Selection:
-    """A batch that leaves the last layer the least expected error on the pool, by its Fisher information.
+    """A batch to leave the least expected error on the pool, by the last layer's information.
 
-    The scores are what the trace would rise by if the item alone were taken away from the batch.
+    The information is Fisher's. The scores are what the trace would rise by if the item alone were taken away
+    from the batch.
 
     Args:
         query: For labels that are classes.

@@ -6,9 +6,9 @@ from activebdl.scoring import entropy, predictive
 from activebdl.strategies import strategy
 
 
-@strategy("bald", needs_disagreement=True)
+@strategy("bald", needs_disagreement=True, paper="Houlsby et al. 2011")
 def bald(log_probs: Tensor) -> Tensor:
-    """Mutual information of the label and the weights, in nats: 0 <= BALD <= log C.
+    """Mutual information of label and weights, in nats: 0 (all agree) <= BALD <= log C.
 
     I(y; theta | x) = H[ 1/K sum_k p_k ] - 1/K sum_k H[ p_k ]
 

@@ -20,9 +20,9 @@ _SURE = 4  # standard errors by which an estimate is taken to be uncertain
 _ROUNDING = 32  # machine epsilons by which a gain is
 
 
-@joint_strategy("batchbald", target="classes", needs_disagreement=True)
+@joint_strategy("batchbald", target="classes", needs_disagreement=True, paper="Kirsch et al. 2019", memory="N K C")
 def batchbald(query: Query, *, exact: int = 10_000, samples: int = 10_000) -> Selection:
-    """Mutual information of the labels of a whole batch and the weights, in nats: 0 <= I <= log K.
+    """Mutual information of a whole batch's labels and the weights, in nats: 0 <= I <= log K.
 
     I(y_1..y_Q; theta) = H(y_1..y_Q) - sum_i 1/K sum_k H(y_i | theta_k)
 

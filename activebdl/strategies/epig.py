@@ -17,9 +17,15 @@ from activebdl.strategies._joint_entropy import BLOCK
 from activebdl.strategies._selection import top_k
 
 
-@joint_strategy("epig", target="classes", needs_disagreement=True)
+@joint_strategy(
+    "epig",
+    target="classes",
+    needs_disagreement=True,
+    paper="Bickford Smith et al. 2023",
+    memory="N + T K C",
+)
 def epig(query: Query, *, targets: int = 200) -> Selection:
-    """How much a label would tell about the labels of other inputs, in nats: 0 <= EPIG <= BALD.
+    """What a label would tell of the labels of other items, in nats: 0 <= EPIG <= BALD.
 
     EPIG(x) = E_x* I(y; y* | x, x*) = E_x* ( H(y | x) + H(y* | x*) - H(y, y* | x, x*) )
 

@@ -6,7 +6,8 @@ nearest centre,
     max_x  min_{c in L + S}  |h_x - h_c|
 
 in the features h that the last layer reads. Farthest-first traversal takes, Q times, the item that is farthest from all
-centres so far, which is within a factor 2 of the least there can be (Gonzalez 1985). It looks at no predictions.
+centres so far, which is within a factor 2 of the least there can be (Gonzalez 1985). It looks at no predictions, so
+labels may be numbers too.
 
 N: unlabelled items, M: centres, D: features, Q: items asked for.
 """
@@ -21,9 +22,9 @@ CENTRES = 1024
 """Labelled items whose features are looked at together."""
 
 
-@joint_strategy("k_centre")
+@joint_strategy("k_centre", needs=("features",), paper="Sener and Savarese 2018", memory="N D")
 def k_centre(query: Query) -> Selection:
-    """Items that cover the pool: the farthest, in features, from all that is labelled or chosen. Also for numbers.
+    """Items that cover the pool: each the farthest, in features, from all labelled or chosen.
 
     The scores are the distances to the nearest centre; infinite for the first, at random, where nothing is labelled.
     """

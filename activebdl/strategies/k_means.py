@@ -7,9 +7,9 @@ from activebdl.strategies import Query, joint_strategy
 from activebdl.strategies._clusters import in_turn, lloyd, points
 
 
-@joint_strategy("k_means", needs_model=False)
+@joint_strategy("k_means", needs=("items",), paper="Kang et al. 2004", memory="N P")
 def k_means(query: Query, *, components: int = 50) -> Tensor:
-    """The item nearest to each of Q centres of k-means over the unlabelled items. Needs no model.
+    """The item nearest to each of Q centres of k-means over the unlabelled items.
 
     argmin_{i in cluster q} |x_i - c_q|,  q = 1 .. Q
 

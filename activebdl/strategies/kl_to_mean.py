@@ -7,9 +7,9 @@ from activebdl.scoring import predictive
 from activebdl.strategies import strategy
 
 
-@strategy("kl_to_mean", needs_disagreement=True)
+@strategy("kl_to_mean", needs_disagreement=True, paper="McCallum and Nigam 1998")
 def kl_to_mean(log_probs: Tensor) -> Tensor:
-    """Mean Kullback-Leibler divergence of the draws from their mean, in nats; another way to write `bald`.
+    """Mean divergence of the draws from their mean, in nats: 0 (all agree) to log C, as BALD.
 
     1/K sum_k KL( p_k || m ) = 1/K sum_k sum_c p_kc ( log p_kc - log m_c ),  m = 1/K sum_k p_k
 

@@ -6,9 +6,9 @@ from activebdl.scoring import predictive
 from activebdl.strategies import strategy
 
 
-@strategy("least_confidence")
+@strategy("least_confidence", paper="Lewis and Gale 1994")
 def least_confidence(log_probs: Tensor) -> Tensor:
-    """One minus the probability of the most probable class: 0 <= u <= 1 - 1/C.
+    """One minus the probability of the most probable class: 0 (sure) <= u <= 1 - 1/C.
 
     u[x] = 1 - max_c 1/K sum_k p_kc
 

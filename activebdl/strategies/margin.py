@@ -6,9 +6,9 @@ from activebdl.scoring import predictive
 from activebdl.strategies import strategy
 
 
-@strategy("margin")
+@strategy("margin", paper="Scheffer et al. 2001")
 def margin(log_probs: Tensor) -> Tensor:
-    """One minus the lead of the most probable class over the second: 0 (sure) to 1 (a tie).
+    """One minus the lead of the likeliest class over the second: 0 (sure) <= m <= 1 (a tie).
 
     m[x] = 1 - (p_(1) - p_(2)),  p = 1/K sum_k p_k
     """

@@ -6,9 +6,9 @@ from activebdl.scoring import entropy, predictive
 from activebdl.strategies import strategy
 
 
-@strategy("max_entropy")
+@strategy("max_entropy", paper="Shannon 1948")
 def max_entropy(log_probs: Tensor) -> Tensor:
-    """Entropy of the posterior predictive, in nats: 0 <= H <= log C.
+    """Entropy of the posterior predictive, in nats: 0 (sure) <= H <= log C.
 
     H[y | x] = H[ 1/K sum_k p_k ]
 

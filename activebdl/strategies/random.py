@@ -6,8 +6,8 @@ from torch import Tensor
 from activebdl.strategies import Query, joint_strategy
 
 
-@joint_strategy("random", needs_model=False)
+@joint_strategy("random", needs=(), paper="folklore", memory="N")
 def random(query: Query) -> Tensor:
-    """Q items, each set of Q equally likely. Needs no model."""
+    """Any Q items, each set of Q equally likely."""
     order = torch.randperm(len(query.unlabelled), generator=query.generator)
     return query.unlabelled[order[: query.quantity]]

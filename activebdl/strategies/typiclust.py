@@ -8,9 +8,9 @@ from activebdl.strategies import Query, joint_strategy
 from activebdl.strategies._clusters import AT_A_TIME, in_turn, lloyd, points
 
 
-@joint_strategy("typiclust", needs_model=False)
+@joint_strategy("typiclust", needs=("items",), paper="Hacohen et al. 2022", memory="N P")
 def typiclust(query: Query, *, components: int = 50, max_clusters: int = 500, neighbours: int = 20) -> Tensor:
-    """The most typical item of each of the largest clusters without a label. Needs no model.
+    """The most typical item of each of the largest clusters without a label.
 
     typicality(x) = ( 1/k sum_{j = 1..k} |x - its j-th nearest neighbour in the cluster| )^-1
 

@@ -6,9 +6,9 @@ from torch import Tensor
 from activebdl.strategies import strategy
 
 
-@strategy("variation_ratios", needs_disagreement=True)
+@strategy("variation_ratios", needs_disagreement=True, paper="Freeman 1965")
 def variation_ratios(log_probs: Tensor) -> Tensor:
-    """The share of draws that do not vote for the class most draws vote for: 0 <= v <= 1 - 1/C.
+    """The share of draws that do not vote as most draws do: 0 (all do) <= v <= 1 - 1/C.
 
     v[x] = 1 - max_c 1/K sum_k [ argmax p_k = c ]
 

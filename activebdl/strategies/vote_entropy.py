@@ -7,9 +7,9 @@ from activebdl.scoring import entropy
 from activebdl.strategies import strategy
 
 
-@strategy("vote_entropy", needs_disagreement=True)
+@strategy("vote_entropy", needs_disagreement=True, paper="Dagan and Engelson 1995")
 def vote_entropy(log_probs: Tensor) -> Tensor:
-    """Entropy of the draws' hard votes, in nats: 0 <= VE <= log min(K, C).
+    """Entropy of the draws' hard votes, in nats: 0 (all agree) <= VE <= log min(K, C).
 
     VE[x] = - sum_c v_c log v_c,  v_c = 1/K sum_k [ argmax p_k = c ]
 

@@ -90,6 +90,7 @@ def test_the_lists_name_what_there_is(tmp_path: Path) -> None:
     for name in (
         "mnist-gal2017",
         "variation_ratios",
+        "Houlsby et al. 2011",
         "mc_dropout",
         "gal2017_cnn",
         "unbalanced_mnist",

@@ -16,7 +16,7 @@ from activebdl.strategies._start import make_start
 Network = Callable[[], nn.Module]
 MINE = """
 from activebdl import joint_strategy
-@joint_strategy("last_of_all", needs_model=False)
+@joint_strategy("last_of_all", needs=())
 def last(query):
     return query.unlabelled[-query.quantity:]
 def plain(query):
@@ -51,7 +51,7 @@ def test_one_of_ones_own(
     file = tmp_path / "mine.py"
     file.write_text(MINE)
     assert first(dataset, network, f"{file}:last") == [114, 115, 116, 117, 118, 119]
-    with pytest.raises(UserError, match=r"plain' needs a model.* registered by @joint_strategy\(..., needs_model"):
+    with pytest.raises(UserError, match=r"plain' needs a model.* registered by @joint_strategy\(..., needs=\(\)\)"):
         make_start(f"{file}:plain", dataset)
 
 
