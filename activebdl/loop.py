@@ -343,12 +343,12 @@ class Belief:
         """draw: K functions from the posterior."""
         return self.posterior.draw(k, generator=generator(self.cycle.seed, self.round, purpose))
 
-    def scorer(self, draws: Draws, inputs: Inputs, advance: Advance) -> Scorer:
+    def scorer(self, draws: Draws, inputs: Inputs, advance: Advance, called: str = "item") -> Scorer:
         """The draws, ready to look at the inputs."""
         cycle = self.cycle
         return Scorer(
             draws, inputs, cycle.dataset.normalise, cycle.device, cycle.chunk, advance,
-            self.task.predict, lambda x: self.read_features(x),
+            self.task.predict, lambda x: self.read_features(x), cycle.dataset.target.kind, called,
         )  # fmt: skip
 
     def evaluate(self) -> dict[str, Any]:
@@ -357,7 +357,7 @@ class Belief:
         draws = self.draw(self.cycle.test_draws, "test")
         begin = time.perf_counter()
         with self.cycle.progress("test", len(dataset.test)) as advance:
-            results = evaluate(self.scorer(draws, dataset.test, advance), dataset)
+            results = evaluate(self.scorer(draws, dataset.test, advance, "test item"), dataset)
         return results | {
             "diagnostics": dict(getattr(self.posterior, "diagnostics", {})),
             "seconds": {"fit": self.fit_seconds, "evaluate": time.perf_counter() - begin},
