@@ -6,7 +6,7 @@ log-probabilities in nats, or ``[N, K, 2]`` mean and variance of numbers.
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ Score = Callable[[Tensor], Tensor]
 """``f(predictions [N, K, ...]) -> scores [N]``, higher is asked first."""
 
 
+_FEW = 32  # items that tell, as a rule, whether draws differ
 _ROUNDING = 1e-3  # above 0, of a log-probability in half precision
 _LOOK = "look for NaN or huge values in that input, and at the loss of the fit"
 
@@ -184,24 +185,31 @@ def entropy(log_probs: Tensor) -> Tensor:
     return -(log_probs.exp() * log_probs.clamp_min(torch.finfo(log_probs.dtype).min)).sum(dim=-1)
 
 
-def check_draws(draws: Draws, predictions: Tensor) -> None:
+def check_draws(scorer: Scorer, ids: Tensor) -> None:
     """Refuses draws that cannot disagree, for a score that needs disagreement.
 
     Args:
-        draws: K functions.
-        predictions: ``[B, K, ...]`` of some items.
+        scorer: K functions, and the items they look at.
+        ids: Of these items; a few are enough unless the draws agree on them.
 
     Raises:
-        UserError: K is 1, or all draws are the same function.
+        UserError: K is 1, or all draws say the same of every item.
     """
-    if draws.count < 2:
-        raise UserError(f"Disagreement needs at least 2 draws of the posterior, and there is {draws.count}.")
-    if bool((predictions == predictions[:, :1]).all()):
+    count = scorer.draws.count
+    if count < 2:
+        raise UserError(f"Disagreement needs at least 2 draws of the posterior, and there is {count}.")
+    unseen = replace(scorer, on_items=ignore)  # no progress: these items come again
+    if all(bool(unseen.reduce(some, _agreed).all()) for some in (ids[:_FEW], ids[_FEW:])):
         raise UserError(
-            f"All {draws.count} draws of the posterior are the same function, so their disagreement is zero "
+            f"All {count} draws of the posterior are the same function, so their disagreement is zero "
             "everywhere: use a posterior that varies (mc_dropout with dropout in the network), or a score of one "
             "distribution (max_entropy, margin, least_confidence)."
         )
+
+
+def _agreed(predictions: Tensor) -> Tensor:
+    """Whether all draws say the same of an item: ``[B, K, ...] -> [B]``."""
+    return (predictions == predictions[:, :1]).flatten(1).all(dim=1)
 
 
 def _possible(predictions: Tensor, target: str) -> Tensor:

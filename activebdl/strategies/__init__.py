@@ -31,7 +31,7 @@ from activebdl.data.dataset import Inputs, Normalise
 from activebdl.errors import UserError
 from activebdl.registry import Registry
 from activebdl.regression import Moments
-from activebdl.scoring import Scorer, check_draws, ignore
+from activebdl.scoring import Scorer, check_draws
 from activebdl.strategies._selection import DEFAULT_BETA, RULES, Rule, top_k
 
 __all__ = ["Query", "Selection", "Strategy", "joint_strategy", "resolve", "strategies", "strategy", "strategy_names"]
@@ -155,8 +155,7 @@ class Strategy:
         """
         query = _that_can_be_met(query)
         if self.needs_disagreement:
-            unseen = replace(query.model, on_items=ignore)  # no progress: these items come again
-            check_draws(unseen.draws, unseen.predictions(query.unlabelled[:32]))
+            check_draws(query.model, query.unlabelled)
         selection = self._pointwise(query) if self.score is not None else self._joint(query)
         ids = selection.ids
         if ids.dim() != 1 or len(ids) != query.quantity or len(ids.unique()) != len(ids):
