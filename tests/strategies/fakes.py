@@ -1,7 +1,7 @@
 """Queries whose predictions and features are known, and what every strategy promises."""
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -87,6 +87,11 @@ class Known:
         )  # fmt: skip
 
 
+def saying(log_probs: Tensor, labelled: Sequence[int] = (), target: str = "classes") -> Known:
+    """A pool of which nothing matters but what the draws say, ``[N, K, ...]``."""
+    return Known(log_probs, torch.zeros(len(log_probs), 1), list(labelled), target=target)
+
+
 def pool(
     n: int,
     seed: int,
@@ -109,9 +114,7 @@ def pool(
 
 
 @st.composite
-def pools(
-    draw: Callable[..., int], *, duplicates: bool = True, gaps: bool = False, target: str = "classes"
-) -> Known:
+def pools(draw: Callable[..., int], *, duplicates: bool = True, gaps: bool = False, target: str = "classes") -> Known:
     """Small pools; some have duplicates, of labelled items too, and some are of one item again and again.
 
     Args:
@@ -130,16 +133,24 @@ def pools(
 
 
 @contextmanager
-def global_states(seed: int) -> Iterator[None]:
+def global_states(seed: int) -> Generator[None]:
     """Every global generator at this seed, and not one number drawn from any of them inside."""
     kept = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    before = _states()
     try:
-        random.seed(seed), np.random.seed(seed), torch.manual_seed(seed)
-        before = random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist()
         yield
-        assert (random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist()) == before
+        assert _states() == before
     finally:
-        random.setstate(kept[0]), np.random.set_state(kept[1]), torch.set_rng_state(kept[2])
+        random.setstate(kept[0])
+        np.random.set_state(kept[1])
+        torch.set_rng_state(kept[2])
+
+
+def _states() -> tuple[object, ...]:
+    return random.getstate(), str(np.random.get_state()), torch.get_rng_state().tolist()
 
 
 def keeps_its_promises(name: str, known: Known, quantity: int, seed: int, **options: Any) -> None:

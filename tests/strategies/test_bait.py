@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -14,9 +13,7 @@ from torch import Tensor, nn
 from activebdl import UserError, resolve
 from activebdl.strategies import bait as module
 from activebdl.strategies.bait import Trace, factors, fisher
-from tests.strategies.fakes import Known, breaks_ties_at_random, keeps_its_promises, pool, pools
-
-seeds = st.integers(0, 10_000)
+from tests.strategies.fakes import Known, breaks_ties_at_random, keeps_its_promises, pool, pools, seeds
 
 
 def informations(known: Known) -> Tensor:
@@ -212,7 +209,7 @@ def test_too_many_features_are_reduced_and_it_says_so(told: list[str], monkeypat
 
 def test_sure_predictions_bring_nothing_and_are_chosen_last() -> None:
     known = pool(6, seed=1)
-    known.log_probs[2:] = F.one_hot(torch.tensor(0), 3).double().log()
+    known.log_probs[2:] = torch.tensor([0, -1e4, -1e4], dtype=torch.double)
     assert all({0, 1} <= set(known.choose("bait", 3, seed)) for seed in range(10))
     assert {known.choose("bait", 3, seed)[2] for seed in range(50)} == {2, 3, 4, 5}
 
@@ -227,6 +224,6 @@ def test_options_out_of_range_are_told(wrong: dict[str, Any]) -> None:
 
 
 def test_numbers_are_refused() -> None:
-    known = Known(torch.rand(6, 4, 2, dtype=torch.double), torch.randn(6, 3))  # means and variances
+    known = pool(6, seed=0, target="numbers")
     with pytest.raises(UserError, match="needs labels that are classes"):
         known.choose("bait", 2)

@@ -6,18 +6,16 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from activebdl import UserError, resolve
 from activebdl.strategies import strategies
 from tests.strategies.fakes import Known, breaks_ties_at_random, keeps_its_promises, pool, pools, seeds, target_of
 
 PLAIN = strategies.names()
-SAMPLING = ["random", "badge", "power_bald", "softmax_margin", "softrank_variation_ratios", "power_gaussian_bald"]
-SAMPLING += ["power_per_cost_mean_std"]
+RULED = ["power_bald", "softmax_margin", "softrank_variation_ratios", "power_gaussian_bald", "power_per_cost_mean_std"]
+SAMPLING = ["random", "badge", *RULED]
 CLUSTERING = ["k_means", "typiclust"]  # they draw, but in an order of the items' own
-FORMS = [*(name for name in SAMPLING if name not in PLAIN), "per_cost_bald", "per_cost_epistemic_variance"]
-NAMES = [*PLAIN, *FORMS]
+NAMES = [*PLAIN, *RULED, "per_cost_bald", "per_cost_epistemic_variance"]
 CERTAIN = [name for name in NAMES if name not in SAMPLING and name not in CLUSTERING]
 LOOKING = [name for name in NAMES if resolve(name).needs_model and name != "k_centre"]  # at predictions
 
