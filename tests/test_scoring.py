@@ -166,8 +166,8 @@ def test_the_loop_tells_an_item_of_the_pool_from_one_of_the_test_set(
 
 def test_the_loop_tells_a_test_item_whose_number_cannot_be_predicted() -> None:
     x = torch.randn(40, 2)
-    x[33] = torch.nan  # item 3 of the test set
     data = ActiveDataset.from_arrays(x[:30], x[:30, 0], x[30:], torch.zeros(10), numbers=Numbers(0.1))
+    data.test[3] = torch.nan  # type: ignore[index]
     method = MAP(Training(steps=2))
     rounds = ActiveLearning(
         data, lambda: nn.Linear(2, 1), counts=(3, 5), posterior=method, strategy="random", device="cpu"
