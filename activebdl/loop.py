@@ -240,12 +240,12 @@ class ActiveLearning:
             results["seconds"] = seconds | results["seconds"]
             results["cost"] = journal.cost(belief.round)
             if self.stop is not None:
-                now = _round(belief.round, new, RoundRecord(belief.n_labels, results, 0))
+                now = Round.of(belief.round, new, RoundRecord(belief.n_labels, results, 0))
                 results["stopped"] = why(self.stop, [*rounds, now])
             record = journal.write_round(belief.round, belief.n_labels, results)
         elif "cost" not in record.results:  # an older journal
             record = replace(record, results={**record.results, "cost": journal.cost(belief.round)})
-        return _round(belief.round, new, record)
+        return Round.of(belief.round, new, record)
 
     def _check(self) -> None:
         check_counts(self.counts, len(self.dataset.pool), self.validation)
@@ -361,12 +361,12 @@ class Belief:
         """draw: K functions from the posterior."""
         return self.posterior.draw(k, generator=generator(self.cycle.seed, self.round, purpose))
 
-    def scorer(self, draws: Draws, inputs: Inputs, advance: Advance) -> Scorer:
+    def scorer(self, draws: Draws, inputs: Inputs, advance: Advance, called: str = "item") -> Scorer:
         """The draws, ready to look at the inputs."""
         cycle = self.cycle
         return Scorer(
             draws, inputs, cycle.dataset.normalise, cycle.device, cycle.chunk, advance,
-            self.task.predict, lambda x: self.read_features(x),
+            self.task.predict, lambda x: self.read_features(x), cycle.dataset.target.kind, called,
         )  # fmt: skip
 
     def evaluate(self, before: Sequence[int] | None) -> dict[str, Any]:
@@ -379,7 +379,7 @@ class Belief:
         draws = self.draw(self.cycle.test_draws, "test")
         begin = time.perf_counter()
         with self.cycle.progress("test", len(dataset.test)) as advance:
-            results = evaluate(self.scorer(draws, dataset.test, advance), dataset)
+            results = evaluate(self.scorer(draws, dataset.test, advance, "test item"), dataset)
         watched = self.cycle.watched
         with self.cycle.progress("watch", len(self.pool.validation) + len(watched)) as advance:
             results |= signals(self.scorer(draws, dataset.pool, advance), self.pool, watched, before)
@@ -387,19 +387,6 @@ class Belief:
             "diagnostics": dict(getattr(self.posterior, "diagnostics", {})),
             "seconds": {"fit": self.fit_seconds, "evaluate": time.perf_counter() - begin},
         }
-
-
-def _round(number: int, new: list[tuple[Annotation, float | None]], record: RoundRecord) -> Round:
-    """What one round brought, of its record and the annotations that came in it."""
-    return Round(
-        number=number,
-        n_labels=record.n_labels,
-        ids=tuple(annotation.id for annotation, _ in new),
-        labels=tuple(annotation.label for annotation, _ in new if annotation.label is not None),
-        scores=tuple(score for _, score in new),
-        written_ms=record.written_ms,
-        **{key: value for key, value in record.results.items() if key != "predicted"},
-    )
 
 
 def _scores(selection: Selection) -> tuple[float | None, ...]:

@@ -1,6 +1,10 @@
 """What one round of the cycle brought."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+from activebdl.journal import RoundRecord
+from activebdl.oracles import Annotation
 
 
 @dataclass(frozen=True)
@@ -43,3 +47,16 @@ class Round:
     validation: dict[str, float] = field(default_factory=dict[str, float])
     watch: dict[str, float] = field(default_factory=dict[str, float])
     stopped: str | None = None
+
+    @staticmethod
+    def of(number: int, new: Sequence[tuple[Annotation, float | None]], record: RoundRecord) -> "Round":
+        """Of what is recorded of it, and the annotations, with their scores, that came in it."""
+        return Round(
+            number=number,
+            n_labels=record.n_labels,
+            ids=tuple(annotation.id for annotation, _ in new),
+            labels=tuple(annotation.label for annotation, _ in new if annotation.label is not None),
+            scores=tuple(score for _, score in new),
+            written_ms=record.written_ms,
+            **{key: value for key, value in record.results.items() if key != "predicted"},
+        )

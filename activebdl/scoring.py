@@ -6,7 +6,7 @@ log-probabilities in nats, or ``[N, K, 2]`` mean and variance of numbers.
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -19,6 +19,11 @@ from activebdl.targets import Predict, log_probs
 
 Score = Callable[[Tensor], Tensor]
 """``f(predictions [N, K, ...]) -> scores [N]``, higher is asked first."""
+
+
+_FEW = 32  # items that tell, as a rule, whether draws differ
+_ROUNDING = 1e-3  # above 0, of a log-probability in half precision
+_LOOK = "look for NaN or huge values in that input, and at the loss of the fit"
 
 
 def ignore(count: int) -> None:
@@ -38,6 +43,8 @@ class Scorer:
         on_items: Told the number of items after each chunk, for a progress bar.
         predict: What is read from the draws.
         read_features: What the last layer of the trained network reads, ``[B, ...] -> [B, D]``.
+        target: What the labels are, and so what predictions may be: "classes" or "numbers".
+        called: What one of the collection is called where it is told of, e.g. "test item".
     """
 
     draws: Draws
@@ -48,29 +55,43 @@ class Scorer:
     on_items: Advance = ignore
     predict: Predict = log_probs
     read_features: Callable[[Tensor], Tensor] | None = None
+    target: str = "classes"
+    called: str = "item"
 
     def features(self, ids: Tensor) -> Tensor:
         """What the last layer of the trained network reads of these items, ``[len(ids), D]``.
 
         Raises:
-            UserError: The posterior has no network whose last layer is linear.
+            UserError: The posterior has no network whose last layer is linear, or features are NaN or infinite; the
+                sentence has the item's id.
         """
         if self.read_features is None:
             raise UserError(f"{type(self.draws).__name__} has no features, which the strategy looks at.")
-        parts = [self.read_features(x).float().cpu() for x in self._chunks(ids)]
+        parts: list[Tensor] = []
+        done = 0
+        for x in self._chunks(ids):
+            part = self.read_features(x).float().cpu()
+            finite = part.isfinite().flatten(1).all(dim=1)
+            if not bool(finite.all()):
+                raise UserError(
+                    f"The features of {self.called} {int(ids[done : done + len(x)][~finite][0])} hold NaN or infinity; "
+                    f"{_LOOK}."
+                )
+            parts.append(part)
+            done += len(x)
         return torch.cat(parts).clone() if parts else torch.empty(0)
 
     def reduce(self, ids: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
         """Applies ``f(predictions [B, K, ...]) -> [B, ...]`` chunk by chunk; joins the results, in the order of ids.
 
         Raises:
-            UserError: A network gave NaN; the sentence has the item's id.
+            UserError: Predictions that cannot be, such as NaN; the sentence has the item's id.
         """
         parts: list[Tensor] = []
         done = 0
         for x in self._chunks(ids):
             predictions = self.predict(self.draws, x)
-            _refuse_nan(predictions, ids[done : done + len(x)])
+            self._refuse_impossible(predictions, ids[done : done + len(x)])
             with torch.inference_mode():
                 parts.append(f(predictions).cpu())
             done += len(x)
@@ -93,6 +114,20 @@ class Scorer:
     def predictions(self, ids: Tensor) -> Tensor:
         """What the draws say, held whole: for joint strategies, and for moments of numbers, which are small."""
         return self.reduce(ids, lambda predictions: predictions)
+
+    def _refuse_impossible(self, predictions: Tensor, ids: Tensor) -> None:
+        if self.target == "classes":
+            # One pass and no copy, and one number a chunk is all that crosses from the device. NaN is both extremes.
+            low, high = predictions.aminmax()
+            if bool((low > -math.inf) & (high <= _ROUNDING)):
+                return
+        wrong = ~_possible(predictions, self.target)
+        bad = wrong.flatten(1).any(dim=1).cpu()
+        if bool(bad.any()):
+            item = int(bad.nonzero()[0])
+            value = float(predictions[item][wrong[item]][0])
+            what = f"{self.called} {int(ids[item])}"
+            raise UserError(_told(value, what) if self.target == "classes" else _told_of_moments(value, what))
 
     def _chunks(self, ids: Tensor) -> Iterator[Tensor]:
         """These items as the network reads them, on its device, some at a time."""
@@ -150,29 +185,58 @@ def entropy(log_probs: Tensor) -> Tensor:
     return -(log_probs.exp() * log_probs.clamp_min(torch.finfo(log_probs.dtype).min)).sum(dim=-1)
 
 
-def check_draws(draws: Draws, predictions: Tensor) -> None:
+def check_draws(scorer: Scorer, ids: Tensor) -> None:
     """Refuses draws that cannot disagree, for a score that needs disagreement.
 
     Args:
-        draws: K functions.
-        predictions: ``[B, K, ...]`` of some items.
+        scorer: K functions, and the items they look at.
+        ids: Of these items; a few are enough unless the draws agree on them.
 
     Raises:
-        UserError: K is 1, or all draws are the same function.
+        UserError: K is 1, or all draws say the same of every item.
     """
-    if draws.count < 2:
-        raise UserError(f"Disagreement needs at least 2 draws of the posterior, and there is {draws.count}.")
-    if bool((predictions == predictions[:, :1]).all()):
+    count = scorer.draws.count
+    if count < 2:
+        raise UserError(f"Disagreement needs at least 2 draws of the posterior, and there is {count}.")
+    unseen = replace(scorer, on_items=ignore)  # no progress: these items come again
+    if all(bool(unseen.reduce(some, _agreed).all()) for some in (ids[:_FEW], ids[_FEW:])):
         raise UserError(
-            f"All {draws.count} draws of the posterior are the same function, so their disagreement is zero "
+            f"All {count} draws of the posterior are the same function, so their disagreement is zero "
             "everywhere: use a posterior that varies (mc_dropout with dropout in the network), or a score of one "
             "distribution (max_entropy, margin, least_confidence)."
         )
 
 
-def _refuse_nan(predictions: Tensor, ids: Tensor) -> None:
-    # NaN survives the sum, and one number a chunk is all that has to cross from the device.
-    if bool(predictions.sum().isnan()):
-        bad = predictions.isnan().flatten(1).any(1).cpu()
-        if bool(bad.any()):
-            raise UserError(f"The network gave NaN for item {int(ids[bad][0])}; look for NaN in that input.")
+def _agreed(predictions: Tensor) -> Tensor:
+    """Whether all draws say the same of an item: ``[B, K, ...] -> [B]``."""
+    return (predictions == predictions[:, :1]).flatten(1).all(dim=1)
+
+
+def _possible(predictions: Tensor, target: str) -> Tensor:
+    """Whether each of the predictions may be: log-probabilities ``[B, K, C]``, or moments ``[B, K, 2]``."""
+    if target == "classes":
+        return (predictions > -math.inf) & (predictions <= _ROUNDING)
+    mean, variance = predictions.isfinite().unbind(dim=-1)
+    return torch.stack([mean, variance & (predictions[..., 1] > 0)], dim=-1)
+
+
+def _told(value: float, what: str) -> str:
+    """Why that is no log-probability."""
+    if math.isnan(value):
+        return f"The network gave NaN for {what}; {_LOOK}."
+    if value < 0:
+        return (
+            f"The draws gave {what} a log-probability of -inf, a class that cannot be; take log_softmax of the logits, "
+            "not the log of a softmax, which may be zero, and mask a class with -1e4 in place of -inf."
+        )
+    return (
+        f"The draws gave {what} a log-probability of {value:g}, and none is above 0; log_probs must be normalised, as "
+        "log_softmax does it."
+    )
+
+
+def _told_of_moments(value: float, what: str) -> str:
+    """Why that is no mean or no variance."""
+    if math.isfinite(value):
+        return f"The draws gave {what} a variance of {value:g}, and it must be above 0."
+    return f"The draws gave {what} a mean or variance of {value:g}; {_LOOK}."

@@ -1,13 +1,14 @@
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
-from activebdl import Normalise, UserError
+from activebdl import MAP, ActiveDataset, ActiveLearning, MCDropout, Normalise, Numbers, Training, UserError
 from activebdl.scoring import Scorer, check_draws, entropy, predictive
 
 Known = Callable[[Tensor], Any]
@@ -50,16 +51,62 @@ def test_progress_counts_every_item_once(known_draws: Known) -> None:
     assert max(seen) == 8
 
 
-def test_nan_is_refused_with_the_items_id(known_draws: Known) -> None:
-    table = random_table()
-    table[33, 2, 1] = torch.nan
-    with pytest.raises(UserError, match="NaN for item 33"):
-        scorer(known_draws(table), 50, chunk=10).scores(torch.arange(50), first_class)
+IMPOSSIBLE = {
+    "classes": [
+        (torch.nan, 1, "The network gave NaN for item 33; look for NaN"),
+        (-torch.inf, 1, "gave item 33 a log-probability of -inf, .* take log_softmax of the logits"),
+        (torch.inf, 1, "gave item 33 a log-probability of inf, and none is above 0"),
+        (2e-3, 1, "gave item 33 a log-probability of 0.002, and none is above 0"),
+    ],
+    "numbers": [
+        (torch.nan, 0, "gave item 33 a mean or variance of nan"),
+        (torch.nan, 1, "gave item 33 a mean or variance of nan"),
+        (-torch.inf, 0, "gave item 33 a mean or variance of -inf"),
+        (torch.inf, 1, "gave item 33 a mean or variance of inf"),
+        (0.0, 1, "gave item 33 a variance of 0, and it must be above 0"),
+        (-2.0, 1, "gave item 33 a variance of -2, and it must be above 0"),
+    ],
+}
 
 
-def test_impossible_classes_are_no_nan(known_draws: Known) -> None:
-    table = torch.tensor([[[0.0, -torch.inf], [0.0, -torch.inf]]])
-    assert scorer(known_draws(table), 1).scores(torch.tensor([0]), first_class).tolist() == [1.0]
+@pytest.mark.parametrize(
+    ("target", "value", "column", "message"), [(name, *case) for name, some in IMPOSSIBLE.items() for case in some]
+)
+@pytest.mark.parametrize("dtype", [torch.double, torch.float])
+def test_what_cannot_be_is_refused_with_the_items_id(
+    known_draws: Known, target: str, value: float, column: int, message: str, dtype: torch.dtype
+) -> None:
+    table = (random_table() if target == "classes" else torch.rand(50, 4, 2) + 0.1).to(dtype)
+    looking = replace(scorer(known_draws(table), 50, chunk=10), target=target)
+    ids = torch.arange(49, -1, -1)  # so that no position is an id
+    looking.predictions(ids)
+    table[33, 2, column] = value
+    with pytest.raises(UserError, match=message):
+        looking.scores(ids, first_class)
+    with pytest.raises(UserError, match=message.replace("item", "test item")):
+        replace(looking, called="test item").predictions(ids)
+    assert len(looking.predictions(ids[ids != 33])) == 49
+
+
+def test_what_can_only_just_be_is_taken(known_draws: Known) -> None:
+    """Rounding of a sure class, an unlikely one in float32, means of any size, and the least variance."""
+    sure = torch.tensor([[[1e-6, -3e38], [0.0, -1e4]]])
+    assert scorer(known_draws(sure), 1).scores(torch.tensor([0]), first_class).tolist() == pytest.approx([1.0])
+    far = torch.tensor([[[-3e38, 1e-45], [3e38, 3e38]]])
+    assert torch.equal(replace(scorer(known_draws(far), 1), target="numbers").predictions(torch.tensor([0])), far)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_features_that_cannot_be_are_refused_with_the_items_id(known_draws: Known, value: float) -> None:
+    features = torch.randn(50, 3)
+    looking = replace(
+        scorer(known_draws(random_table()), 50, chunk=10), read_features=lambda x: features[x[:, 0].long()]
+    )
+    ids = torch.arange(49, -1, -1)
+    assert torch.equal(looking.features(ids), features.flip(0))
+    features[33, 1] = value
+    with pytest.raises(UserError, match="features of item 33 hold NaN or infinity"):
+        looking.features(ids)
 
 
 @pytest.mark.parametrize(
@@ -84,10 +131,46 @@ def test_predictive_and_entropy_in_closed_form() -> None:
 
 
 def test_draws_that_cannot_disagree_are_refused(known_draws: Known) -> None:
-    table = random_table(k=1)
+    ids = torch.arange(50)
     with pytest.raises(UserError, match="at least 2 draws"):
-        check_draws(known_draws(table), table)
-    same = table.repeat(1, 5, 1)
+        check_draws(scorer(known_draws(random_table(k=1)), 50), ids)
+    same = random_table(k=1).repeat(1, 5, 1)
     with pytest.raises(UserError, match="All 5 draws of the posterior are the same"):
-        check_draws(known_draws(same), same)
-    check_draws(known_draws(random_table()), random_table())
+        check_draws(scorer(known_draws(same), 50), ids)
+    check_draws(scorer(known_draws(random_table()), 50), ids)
+
+
+@pytest.mark.parametrize("item", [0, 31, 32, 49])
+def test_draws_that_disagree_on_one_item_anywhere_are_taken(known_draws: Known, item: int) -> None:
+    table = random_table(k=1).repeat(1, 5, 1)
+    table[item, 3] = table[item, 3].flip(0)
+    check_draws(scorer(known_draws(table), 50), torch.arange(50))
+
+
+def test_a_look_for_disagreement_is_no_progress(known_draws: Known) -> None:
+    seen: list[int] = []
+    check_draws(replace(scorer(known_draws(random_table()), 50), on_items=seen.append), torch.arange(50))
+    assert not seen
+
+
+@pytest.mark.parametrize("wrong", ["pool", "test"])
+def test_the_loop_tells_an_item_of_the_pool_from_one_of_the_test_set(
+    dataset: ActiveDataset, network: Callable[[], nn.Module], wrong: str
+) -> None:
+    getattr(dataset, wrong)[17] = torch.nan
+    method = MCDropout(Training(steps=2))
+    rounds = ActiveLearning(dataset, network, counts=(3, 5), posterior=method, draws=4, test_draws=3, device="cpu")
+    with pytest.raises(UserError, match="NaN for test item 17" if wrong == "test" else "NaN for item 17"):
+        list(rounds)
+
+
+def test_the_loop_tells_a_test_item_whose_number_cannot_be_predicted() -> None:
+    x = torch.randn(40, 2)
+    data = ActiveDataset.from_arrays(x[:30], x[:30, 0], x[30:], torch.zeros(10), numbers=Numbers(0.1))
+    data.test[3] = torch.nan  # type: ignore[index]
+    method = MAP(Training(steps=2))
+    rounds = ActiveLearning(
+        data, lambda: nn.Linear(2, 1), counts=(3, 5), posterior=method, strategy="random", device="cpu"
+    )
+    with pytest.raises(UserError, match="gave test item 3 a mean or variance of nan"):
+        list(rounds)

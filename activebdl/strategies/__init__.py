@@ -36,7 +36,7 @@ from activebdl.data.dataset import Inputs, Normalise
 from activebdl.errors import UserError
 from activebdl.registry import Registry
 from activebdl.regression import Moments
-from activebdl.scoring import Scorer, check_draws, ignore
+from activebdl.scoring import Scorer, check_draws
 from activebdl.strategies._selection import DEFAULT_BETA, RULES, Rule, top_k
 
 __all__ = ["Query", "Selection", "Strategy", "joint_strategy", "resolve", "strategies", "strategy", "strategy_names"]
@@ -55,7 +55,7 @@ class Query:
     Args:
         unlabelled: Ids ``[N]`` that may be chosen, ascending.
         labelled: Ids that have a label, ascending.
-        quantity: Q, how many to choose, at most N.
+        quantity: Q, how many to choose; a strategy is never shown more than N.
         generator: The source of all randomness of the choice.
         scorer: The posterior's draws over the pool; None for strategies that need no model.
         inputs: The pool's inputs, as they are stored; ids are positions in it.
@@ -178,14 +178,15 @@ class Strategy:
         return self.score(Moments.of(predictions) if self.target == "numbers" else predictions, **self.options)
 
     def select(self, query: Query) -> Selection:
-        """Chooses Q distinct ids out of ``query.unlabelled``.
+        """Chooses Q distinct ids out of ``query.unlabelled``; all N where there are no more.
 
         Raises:
-            UserError: The strategy broke that promise, or its score is not one number per item.
+            UserError: Nothing is asked for, or nothing is left; the strategy broke its promise, or its score is not
+                one number per item.
         """
+        query = _that_can_be_met(query)
         if self.needs_disagreement:
-            unseen = replace(query.model, on_items=ignore)  # no progress: these items come again
-            check_draws(unseen.draws, unseen.predictions(query.unlabelled[:32]))
+            check_draws(query.model, query.unlabelled)
         selection = self._pointwise(query) if self.score is not None else self._joint(query)
         ids = selection.ids
         if ids.dim() != 1 or len(ids) != query.quantity or len(ids.unique()) != len(ids):
@@ -221,6 +222,15 @@ class Strategy:
         if not isinstance(chosen, Tensor):
             raise UserError(f"The strategy '{self.name}' must return a tensor of ids, not {type(chosen).__name__}.")
         return Selection(chosen)
+
+
+def _that_can_be_met(query: Query) -> Query:
+    """The query, for no more than there are."""
+    if query.quantity < 1:
+        raise UserError(f"A query asks for at least 1 item, not {query.quantity}.")
+    if len(query.unlabelled) == 0:
+        raise UserError("There is nothing to choose from: no item is unlabelled.")
+    return replace(query, quantity=min(query.quantity, len(query.unlabelled)))
 
 
 def _adopt(name: str, found: object) -> Strategy:

@@ -51,6 +51,13 @@ def largest(values: Tensor, generator: torch.Generator) -> int:
     return int(tied[torch.randint(len(tied), (1,), generator=generator)])
 
 
+def drawn(weights: Tensor, otherwise: Tensor, generator: torch.Generator) -> int:
+    """A position in proportion to the weights ``[N]``, or to others where all of these are zero."""
+    sums = (weights if bool(weights.any()) else otherwise).cumsum(0, dtype=torch.double)
+    uniform = torch.rand((), generator=generator, dtype=torch.double)
+    return int(torch.searchsorted(sums, uniform * sums[-1], right=True).clamp_max(len(sums) - 1))
+
+
 def without_rounding(squared: Tensor, lengths: Tensor) -> Tensor:
     """Squared distances, exactly zero where ``|x|^2 + |y|^2 - 2 <x, y>`` is but rounding.
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from activebdl.errors import UserError
 from activebdl.strategies import Query
+from activebdl.strategies._batches import drawn
 
 WIDEST = 1024  # features whose covariance is made as it is: 8 MB
 AT_A_TIME = 1 << 22  # numbers of items, or distances, in memory at once
@@ -102,15 +103,12 @@ def plus_plus(x: Tensor, count: int, generator: torch.Generator) -> Tensor:
 
     The first is any item; each later one is drawn in proportion to the squared distance from the nearest centre so far.
     """
-    anywhere = torch.ones(len(x), dtype=torch.double)
-    squares = torch.full((len(x),), torch.inf)
-    weights, centres = anywhere, torch.empty(count, x.shape[1])
-    for centre, uniform in zip(centres, torch.rand(count, generator=generator, dtype=torch.double), strict=True):
-        sums = weights.cumsum(0)
-        drawn = int(torch.searchsorted(sums, uniform * sums[-1], right=True).clamp_max(len(x) - 1))
-        centre.copy_(x[drawn])
-        squares = torch.minimum(squares, (x - centre).square().sum(dim=1))
-        weights = squares.double() if bool((squares > 0).any()) else anywhere
+    anywhere = torch.ones(len(x))
+    centres = torch.empty(count, x.shape[1])
+    squares, weights = torch.full((len(x),), torch.inf), anywhere
+    for centre in centres:
+        centre.copy_(x[drawn(weights, anywhere, generator)])
+        weights = squares = torch.minimum(squares, (x - centre).square().sum(dim=1))
     return centres
 
 

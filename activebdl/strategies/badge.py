@@ -26,7 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from activebdl.strategies import Query, Selection, joint_strategy
-from activebdl.strategies._batches import BLOCK, class_probabilities, largest, without_rounding
+from activebdl.strategies._batches import BLOCK, class_probabilities, drawn, largest, without_rounding
 
 
 @joint_strategy(
@@ -94,16 +94,10 @@ def seeding(gradients: Gradients, quantity: int, generator: torch.Generator) -> 
     chosen: list[int] = []
     scores: list[Tensor] = []
     for _ in range(quantity):
-        pick = _drawn(nearest * free, free, generator) if chosen else largest(nearest, generator)
+        pick = drawn(nearest * free, free, generator) if chosen else largest(nearest, generator)
         scores.append(nearest[pick])
         chosen.append(pick)
         free[pick] = 0
         distances = gradients.squared_distances(pick)
         nearest = distances if len(chosen) == 1 else torch.minimum(nearest, distances)
     return torch.tensor(chosen), torch.stack(scores)
-
-
-def _drawn(weights: Tensor, otherwise: Tensor, generator: torch.Generator) -> int:
-    """A position in proportion to the weights ``[N]``, or to others where all of these are zero."""
-    weights = weights if bool(weights.any()) else otherwise
-    return int(torch.multinomial(weights / weights.amax(), 1, generator=generator))

@@ -19,7 +19,11 @@ then they are taken away again, each time the one that leaves the least trace, u
 
 The two small matrices of every item, ``V^T P V`` and ``V^T P I_U P V``, are computed once, at (C D)^2 an item; when an
 item is added or taken away all of them change by products of ``[C, C]``, at D C^2 an item. So a step costs
-O(n D C^2 + C (C D)^2), and the memory is O((C D)^2 + n (C^2 + D)).
+O(n D C^2 + n C^3 + C (C D)^2), and the memory is O((C D)^2 + n (C^2 + D)).
+
+Where n C^2 is too large for that, only two classes are told apart, the most probable one of an item and any other: the
+binary approximation of Huseljic, Hahn, Herde, Rauch, Sick (2024, "Fast Fishing"), which they found to do no worse. An
+item's information is then that of a Bernoulli variable, ``p (1 - p) h h^T`` with p its highest probability.
 
 n: items looked at, C: classes, D: features, Q: items asked for.
 """
@@ -41,6 +45,12 @@ from activebdl.strategies._batches import BLOCK, class_probabilities, largest
 LARGEST = 3000
 """C D above which features are reduced unless told otherwise: a few dense ``[C D, C D]``, 72 MB each."""
 
+MANY = 2**25
+"""n C^2 above which two classes stand for all unless told otherwise: 129 classes of 2,000 items, twice 268 MB."""
+
+MOST = 2**31
+"""Numbers in memory, 16 GiB, above which it refuses to begin."""
+
 
 @joint_strategy(
     "bait",
@@ -56,6 +66,7 @@ def bait(
     oversample: float = 2.0,
     regularisation: float = 1.0,
     components: int | None = None,
+    binary: bool | None = None,
 ) -> Selection:
     """A batch to leave the least expected error on the pool, by the last layer's information.
 
@@ -70,6 +81,11 @@ def bait(
         regularisation: lambda, above 0.
         components: How many principal components (uncentred) of the features are looked at. None takes the features as
             they are, unless C D is above 3,000: then as many components as fit, and a line tells it.
+        binary: Whether only an item's most probable class and any other are told apart. None does so where the classes
+            are too many to tell all, 130 and more of 2,000 candidates, and a line tells it.
+
+    Raises:
+        UserError: An option out of range, more than 16 GiB of memory, or features too large to be inverted.
     """
     _check(candidates, oversample, regularisation, components)
     ids = _candidates(query, candidates)
@@ -78,12 +94,21 @@ def bait(
     known = query.labelled.long()
     if len(known):
         p, h = torch.cat([p, class_probabilities(quiet, known)]), torch.cat([h, query.model.features(known)])
-    h, n = _reduced(h.double(), p.shape[1], components), len(ids)
-    precision = fisher(p[n:], h[n:])
-    precision.diagonal().add_(regularisation)
-    trace = Trace(precision, fisher(p[:n], h[:n]) / n, p[:n], h[:n])
-    more = min(n, math.ceil(oversample * query.quantity))
-    chosen, scores = _forward_backward(trace, query.quantity, more, query.generator)
+    n = len(ids)
+    p = _two_classes(p, n, binary)
+    h = _reduced(h.double(), p.shape[1], components)
+    _refuse_too_large(n, p.shape[1], h.shape[1])
+    try:
+        precision = fisher(p[n:], h[n:])
+        precision.diagonal().add_(regularisation)
+        trace = Trace(precision, fisher(p[:n], h[:n]) / n, p[:n], h[:n])
+        more = min(n, math.ceil(oversample * query.quantity))
+        chosen, scores = _forward_backward(trace, query.quantity, more, query.generator)
+    except torch.linalg.LinAlgError as error:  # pyright: ignore[reportPrivateImportUsage]
+        raise UserError(
+            f"bait's option 'regularisation', {regularisation:g}, is lost beside features as large as "
+            f"{float(h.abs().max()):.1g}; normalise the inputs, or raise it."
+        ) from error
     return Selection(ids[chosen], scores)
 
 
@@ -214,6 +239,28 @@ def _candidates(query: Query, candidates: int | None) -> Tensor:
         return query.unlabelled
     say(f"  bait looks at {count:,} of {total:,} unlabelled items, drawn at random; its option 'candidates' sets that")
     return some_of(query.unlabelled, count, query.generator)
+
+
+def _two_classes(p: Tensor, n: int, binary: bool | None) -> Tensor:
+    """Probabilities ``[., C]`` as those of the most probable class and of any other, ``[., 2]``, if that is wanted."""
+    C = p.shape[1]
+    if binary is None and n * C * C > MANY:
+        binary = True
+        say(
+            f"  bait: {C:,} classes are too many to tell all apart for {n:,} items; of each it looks at the most "
+            "probable class and any other (Huseljic et al. 2024); its option 'binary' sets that"
+        )
+    top = p.amax(dim=1)
+    return torch.stack([top, (1 - top).clamp_min(0)], dim=1) if binary else p
+
+
+def _refuse_too_large(n: int, classes: int, features: int) -> None:
+    numbers = 4 * (classes * features) ** 2 + 2 * n * classes**2
+    if numbers > MOST:
+        raise UserError(
+            f"bait would hold {8 * numbers / 2**30:,.0f} GiB for {n:,} items, {classes:,} classes and {features:,} "
+            "features; its options 'candidates', 'components' and 'binary' make that less."
+        )
 
 
 def _reduced(h: Tensor, classes: int, components: int | None) -> Tensor:

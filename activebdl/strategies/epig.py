@@ -42,7 +42,10 @@ def epig(query: Query, *, targets: int = 200) -> Selection:
         raise UserError(f"epig needs at least 1 of the targets, not {targets}.")
     model, ids = query.model, query.unlabelled
     if query.target_inputs is not None:
-        model, ids = replace(model, inputs=query.target_inputs), torch.arange(len(query.target_inputs))
+        model, ids = (
+            replace(model, inputs=query.target_inputs, called="target input"),
+            torch.arange(len(query.target_inputs)),
+        )
     model = replace(model, on_items=ignore)  # progress is told of the items to choose from
     to_predict = model.predictions(some_of(ids, targets, query.generator))
     refuse_numbers(to_predict.exp().sum(dim=-1))

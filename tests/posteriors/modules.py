@@ -1,10 +1,13 @@
-"""Modules with dropout of every kind and in every place, that MC-dropout must treat rightly."""
+"""Modules with dropout of every kind and in every place, that MC-dropout must treat rightly; small ones to fit."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from activebdl.data import Labelled, Normalise
+from activebdl.likelihoods import Categorical
 from activebdl.networks import make_network
+from tests.conftest import blobs
 
 
 class Functional(nn.Module):
@@ -235,3 +238,35 @@ MODULES = {
 def inputs(name: str, n: int) -> Tensor:
     side = 20 if name == "batchbald_cnn" else 8
     return torch.randn(n, 1, side, side, generator=torch.Generator().manual_seed(1), dtype=torch.double)
+
+
+class ConvNet(nn.Module):
+    """Convolutions, two kinds of batch normalisation, and dropout, for `images`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 5, 3), nn.BatchNorm2d(5, momentum=0.3),
+            nn.Dropout2d(0.2), nn.ReLU(),
+        )  # fmt: skip
+        self.head = nn.Linear(5 * 4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.body(x).flatten(1))
+
+
+def images(n: int, dtype: torch.dtype = torch.float32) -> Labelled:
+    """Noise of two channels, of three classes."""
+    x = torch.randn(n, 2, 6, 6, generator=torch.Generator().manual_seed(2), dtype=dtype)
+    return Labelled(x, torch.arange(n) % 3, Categorical(3), Normalise())
+
+
+def mlp() -> nn.Module:
+    """For `points`."""
+    return nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def points(n: int) -> Labelled:
+    """Those of `blobs`."""
+    x, y = blobs(n)
+    return Labelled(x, y, Categorical(3), Normalise())

@@ -18,40 +18,13 @@ from activebdl.posteriors._ivon_optimizer import IvonOptimizer
 from activebdl.posteriors.ivon import IVON, IvonPosterior
 from activebdl.spec import Named
 from tests.conftest import blobs
+from tests.posteriors.modules import ConvNet, images, mlp, points
 
 QUICK = Training(steps=24, batch_size=8)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
-
-
-class ConvNet(nn.Module):
-    """Convolutions, batch normalisation and dropout."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 5, 3), nn.Dropout2d(0.2), nn.ReLU()
-        )
-        self.head = nn.Linear(5 * 4, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.body(x).flatten(1))
-
-
-def images(n: int, dtype: torch.dtype = torch.float32) -> Labelled:
-    x = torch.randn(n, 2, 6, 6, generator=seeded(2), dtype=dtype)
-    return Labelled(x, torch.arange(n) % 3, Categorical(3), Normalise())
-
-
-def points(n: int) -> Labelled:
-    x, y = blobs(n)
-    return Labelled(x, y, Categorical(3), Normalise())
-
-
-def mlp() -> nn.Module:
-    return nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 3))
 
 
 def test_it_meets_the_conjugate_posterior_of_linear_regression() -> None:

@@ -14,7 +14,7 @@ from activebdl.likelihoods import Categorical, Gaussian
 from activebdl.posteriors import swag
 from activebdl.posteriors.swag import SWAG, LowRankGaussian, Snapshots, SwagPosterior
 from activebdl.spec import Named
-from tests.conftest import blobs
+from tests.posteriors.modules import ConvNet, images, mlp, points
 
 QUICK = Training(steps=24, batch_size=8)
 
@@ -32,35 +32,6 @@ def spread(points: Tensor) -> Tensor:
     """Covariance ``[P, P]`` of ``[T, P]``, written out."""
     centred = points - points.mean(0)
     return centred.T @ centred / (len(points) - 1)
-
-
-class ConvNet(nn.Module):
-    """Convolutions, batch normalisation and dropout."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 5, 3), nn.BatchNorm2d(5, momentum=0.3),
-            nn.Dropout2d(0.2), nn.ReLU(),
-        )  # fmt: skip
-        self.head = nn.Linear(5 * 4, 3)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.body(x).flatten(1))
-
-
-def images(n: int, dtype: torch.dtype = torch.float32) -> Labelled:
-    x = torch.randn(n, 2, 6, 6, generator=seeded(2), dtype=dtype)
-    return Labelled(x, torch.arange(n) % 3, Categorical(3), Normalise())
-
-
-def points(n: int) -> Labelled:
-    x, y = blobs(n)
-    return Labelled(x, y, Categorical(3), Normalise())
-
-
-def mlp() -> nn.Module:
-    return nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Linear(8, 3))
 
 
 def test_moments_are_those_of_a_known_gaussian() -> None:

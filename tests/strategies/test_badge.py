@@ -13,24 +13,13 @@ from torch import Tensor, nn
 from activebdl import UserError, resolve
 from activebdl.strategies import badge as module
 from activebdl.strategies.badge import Gradients
-from tests.strategies.fakes import Known, breaks_ties_at_random, keeps_its_promises, pool, pools
-
-seeds = st.integers(0, 10_000)
+from tests.strategies.fakes import Known, pool, pools, seeds
 
 
 def embeddings(known: Known) -> Tensor:
     """``[N, C D]``, formed."""
     errors = known.p - F.one_hot(known.p.argmax(1), known.p.shape[1])
     return torch.einsum("nc,nd->ncd", errors, known.h).flatten(1)
-
-
-@given(pools(), st.data())
-def test_it_keeps_the_promises_of_a_strategy(known: Known, data: st.DataObject) -> None:
-    keeps_its_promises("badge", known, data.draw(st.integers(1, len(known.unlabelled))), data.draw(seeds))
-
-
-def test_ties_are_broken_at_random() -> None:
-    breaks_ties_at_random("badge")
 
 
 def test_an_embedding_is_the_gradient_in_the_last_layer_under_the_label_that_it_gives() -> None:
@@ -118,13 +107,13 @@ def test_duplicates_come_last_in_any_order(seed: int, kinds: int, copies: int, n
 def test_sure_predictions_are_chosen_at_random_and_last() -> None:
     """An item whose label is certain has no gradient, and one such item stands for all of them."""
     known = pool(6, seed=1)
-    known.log_probs[2:] = torch.tensor([1.0, 0, 0], dtype=torch.double).log()
+    known.log_probs[2:] = torch.tensor([0, -1e4, -1e4], dtype=torch.double)
     firsts = [known.choose("badge", 3, seed) for seed in range(200)]
     assert all({0, 1} <= set(chosen) for chosen in firsts)
     assert {i for chosen in firsts for i in chosen} == set(range(6))
 
 
 def test_numbers_are_refused() -> None:
-    known = Known(torch.rand(6, 4, 2, dtype=torch.double), torch.randn(6, 3))  # means and variances
+    known = pool(6, seed=0, target="numbers")
     with pytest.raises(UserError, match="needs labels that are classes"):
         known.choose("badge", 2)

@@ -2,11 +2,11 @@
 
 import itertools
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -14,9 +14,7 @@ from torch import Tensor, nn
 from activebdl import UserError, resolve
 from activebdl.strategies import bait as module
 from activebdl.strategies.bait import Trace, factors, fisher
-from tests.strategies.fakes import Known, breaks_ties_at_random, keeps_its_promises, pool, pools
-
-seeds = st.integers(0, 10_000)
+from tests.strategies.fakes import Known, breaks_ties_at_random, keeps_its_promises, pool, pools, seeds
 
 
 def informations(known: Known) -> Tensor:
@@ -210,9 +208,64 @@ def test_too_many_features_are_reduced_and_it_says_so(told: list[str], monkeypat
     assert f"{float(values[:5].sum() / values.sum()):.1%} of the features' squared length" in told[0]
 
 
+# ---- very many classes ----
+
+
+@given(pools(), st.data())
+def test_two_classes_are_the_same_told_apart_or_not(known: Known, data: st.DataObject) -> None:
+    two = replace(known, log_probs=known.log_probs[..., :2].log_softmax(-1))
+    quantity = data.draw(st.integers(1, len(known.unlabelled)))
+    all_of_them, most_probable = (resolve("bait", binary=b).select(two.query(quantity)) for b in (False, True))
+    assert most_probable.ids.tolist() == all_of_them.ids.tolist()
+    torch.testing.assert_close(most_probable.scores, all_of_them.scores, rtol=1e-6, atol=1e-9)
+
+
+@settings(max_examples=25)
+@given(seeds, st.integers(0, 3), st.integers(1, 4), st.sampled_from([0.1, 1.0]))
+def test_the_binary_batch_is_greedy_in_the_information_of_a_bernoulli_variable(
+    seed: int, labelled: int, quantity: int, regularisation: float
+) -> None:
+    """The difference of two weights that each have precision lambda has half of that."""
+    known = pool(10 + labelled, seed, labelled, classes=6)
+    top = known.p.amax(1)
+    each = (top * (1 - top))[:, None, None] * known.h[:, :, None] * known.h[:, None, :]
+    target = each[known.unlabelled].mean(0)
+    chosen: list[int] = []
+    while len(chosen) < quantity:
+        left = [i for i in known.unlabelled if i not in chosen]
+        inside = each[[*known.labelled, *chosen]].sum(0) + regularisation / 2 * torch.eye(4)
+        chosen.append(min(left, key=lambda i: float(torch.trace(target @ torch.linalg.inv(inside + each[i])))))
+    assert known.choose("bait", quantity, oversample=1, binary=True, regularisation=regularisation) == chosen
+
+
+def test_a_thousand_classes_are_told_apart_as_two_and_it_says_so(told: list[str]) -> None:
+    known = pool(40, seed=1, labelled=3, classes=1000, width=6)
+    chosen = known.choose("bait", 4)
+    assert len(told) == 1 and "1,000 classes are too many to tell all apart for 37 items" in told[0]
+    assert known.choose("bait", 4, binary=True) == chosen
+    assert len(told) == 1
+    pool(40, seed=1, labelled=3, classes=100, width=6).choose("bait", 4)
+    assert len(told) == 1
+
+
+def test_what_would_not_fit_into_memory_is_told_before_it_is_tried() -> None:
+    known = pool(6, seed=1, classes=40, width=600)
+    with pytest.raises(UserError, match=r"17 GiB for 6 items, 40 classes and 600 features; its options 'candidates'"):
+        known.choose("bait", 2, components=600)
+    many = pool(60, seed=1, classes=5000, width=1, draws=2)
+    with pytest.raises(UserError, match=r"23 GiB for 60 items, 5,000 classes and 1 features"):
+        many.choose("bait", 2, binary=False)
+
+
+def test_features_beside_which_the_regularisation_is_lost_are_told() -> None:
+    known = pool(20, seed=0, labelled=3)
+    with pytest.raises(UserError, match=r"'regularisation', 1, is lost beside features as large as \de\+19"):
+        replace(known, features=known.features * 1e19).choose("bait", 2)
+
+
 def test_sure_predictions_bring_nothing_and_are_chosen_last() -> None:
     known = pool(6, seed=1)
-    known.log_probs[2:] = F.one_hot(torch.tensor(0), 3).double().log()
+    known.log_probs[2:] = torch.tensor([0, -1e4, -1e4], dtype=torch.double)
     assert all({0, 1} <= set(known.choose("bait", 3, seed)) for seed in range(10))
     assert {known.choose("bait", 3, seed)[2] for seed in range(50)} == {2, 3, 4, 5}
 
@@ -227,6 +280,6 @@ def test_options_out_of_range_are_told(wrong: dict[str, Any]) -> None:
 
 
 def test_numbers_are_refused() -> None:
-    known = Known(torch.rand(6, 4, 2, dtype=torch.double), torch.randn(6, 3))  # means and variances
+    known = pool(6, seed=0, target="numbers")
     with pytest.raises(UserError, match="needs labels that are classes"):
         known.choose("bait", 2)

@@ -105,14 +105,6 @@ def test_equal_items_are_chosen_equally_often(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_all_items_equal_is_random(name: str) -> None:
-    trials = 500
-    chosen = [resolve(name).select(query_of(torch.zeros(5, 3), 2, seed=seed)).ids.tolist() for seed in range(trials)]
-    count = Counter(id for ids in chosen for id in ids)
-    assert all(abs(count[i] / trials - 2 / 5) < 4.5 * math.sqrt(6 / 25 / trials) for i in range(5))
-
-
-@pytest.mark.parametrize("name", NAMES)
 def test_no_model_is_needed_and_options_are_checked(name: str) -> None:
     assert not resolve(name).needs_model
     with pytest.raises(UserError, match="at least 1 of their components, not 0"):

@@ -9,12 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from activebdl import Normalise, Query, resolve
-from activebdl.scoring import Scorer
+from activebdl import resolve
 from activebdl.strategies.bald import bald
 from activebdl.strategies.kl_to_mean import kl_to_mean
 from activebdl.strategies.vote_entropy import vote_entropy
-from tests.conftest import KnownDraws
 
 SCORES = [kl_to_mean, vote_entropy]
 seeds, draws, classes = st.integers(0, 10_000), st.integers(2, 12), st.integers(2, 8)
@@ -81,30 +79,6 @@ def test_neither_order_matters(score: Callable[[Tensor], Tensor], seed: int, k: 
     log_probs, generator = table(10, k, c, seed), torch.Generator().manual_seed(seed)
     shuffled = log_probs[:, torch.randperm(k, generator=generator)][:, :, torch.randperm(c, generator=generator)]
     torch.testing.assert_close(score(shuffled), score(log_probs), rtol=1e-9, atol=1e-12)
-
-
-@pytest.mark.parametrize("name", ["kl_to_mean", "vote_entropy", "power_vote_entropy"])
-@given(seed=seeds, n=st.integers(2, 12), distinct=st.integers(1, 12), data=st.data())
-def test_the_promises_of_a_strategy(name: str, seed: int, n: int, distinct: int, data: st.DataObject) -> None:
-    """Distinct unlabelled ids, also among equal items; the seed decides; the order of the pool has no say."""
-    log_probs = table(distinct, 4, 3, seed)[torch.arange(n) % distinct]
-    labelled = sorted(data.draw(st.sets(st.integers(0, n - 1), max_size=n - 1)))
-    rest = torch.tensor([i for i in range(n) if i not in labelled])
-    quantity = data.draw(st.integers(1, len(rest)))
-
-    def query(log_probs: Tensor, unlabelled: Tensor, quantity: int) -> Query:
-        scorer = Scorer(KnownDraws(log_probs), torch.arange(n)[:, None], Normalise(), torch.device("cpu"), 3)
-        return Query(unlabelled, torch.tensor(labelled), quantity, torch.Generator().manual_seed(seed), scorer)
-
-    chosen = resolve(name).select(query(log_probs, rest, quantity))
-    ids = chosen.ids.tolist()
-    assert len(set(ids)) == quantity and set(ids) <= set(rest.tolist())
-    assert resolve(name).select(query(log_probs, rest, quantity)).ids.tolist() == ids
-    if not name.startswith("power_"):
-        moved = torch.randperm(n, generator=torch.Generator().manual_seed(seed))
-        elsewhere = moved.argsort()[rest].sort().values
-        again = resolve(name).select(query(log_probs[moved], elsewhere, quantity))
-        torch.testing.assert_close(again.scores, chosen.scores)
 
 
 @pytest.mark.parametrize("score", SCORES)

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,32 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from activebdl import Normalise, Query, Selection, UserError, resolve
-from activebdl.scoring import Scorer
+from activebdl import Selection, UserError, resolve
 from activebdl.strategies import strategy_names
 from activebdl.strategies.bald import bald
 from activebdl.strategies.epig import information
-from tests.conftest import KnownDraws
+from tests.strategies.fakes import keeps_its_promises, of_bit, saying, seeded, seeds, table
 
-seeds, draws, classes = st.integers(0, 10_000), st.integers(2, 6), st.integers(2, 5)
-
-
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def table(n: int, k: int, c: int, seed: int, spread: float = 2.0) -> Tensor:
-    return (spread * torch.randn(n, k, c, generator=seeded(seed), dtype=torch.double)).log_softmax(-1)
+draws, classes = st.integers(2, 6), st.integers(2, 5)
 
 
 def choose(
     log_probs: Tensor, quantity: int, seed: int = 0, labelled: list[int] | None = None, **options: Any
 ) -> Selection:
-    n = len(log_probs)
-    scorer = Scorer(KnownDraws(log_probs), torch.arange(n)[:, None], Normalise(), torch.device("cpu"), 4)
-    unlabelled = torch.tensor([i for i in range(n) if i not in (labelled or [])])
-    query = Query(unlabelled, torch.tensor(labelled or [], dtype=torch.long), quantity, seeded(seed), scorer)
-    return resolve("epig", **options).select(query)
+    return resolve("epig", **options).select(saying(log_probs, labelled or []).query(quantity, seed))
 
 
 def enumerated(item: Tensor, target: Tensor) -> float:
@@ -88,10 +76,7 @@ def test_it_prefers_what_matters_to_the_targets_where_bald_does_not() -> None:
     """Draws are two bits. Item 0 tells the first for sure, the others the second with noise: they matter to most."""
     first, second = torch.tensor([0, 0, 1, 1]), torch.tensor([0, 1, 0, 1])
 
-    def item(bit: Tensor, sure: float) -> Tensor:
-        return torch.stack([torch.where(bit == y, sure, 1 - sure) for y in (0, 1)], -1).double().log()
-
-    log_probs = torch.stack([item(first, 1.0)] + [item(second, 0.9)] * 5)
+    log_probs = torch.stack([of_bit(first, 1.0)] + [of_bit(second, 0.9)] * 5)
     assert int(bald(log_probs).argmax()) == 0
     assert 0 not in choose(log_probs, 5).ids.tolist()
 
@@ -127,16 +112,13 @@ def test_targets_are_drawn_from_what_is_unlabelled_each_equally_often() -> None:
 
 
 @given(st.data())
-def test_ids_are_distinct_unlabelled_and_the_same_again(data: st.DataObject) -> None:
+def test_it_keeps_the_promises_of_a_strategy(data: st.DataObject) -> None:
     kinds, n = data.draw(st.integers(1, 4)), data.draw(st.integers(2, 9))
     log_probs = table(kinds, 3, 3, data.draw(seeds))[torch.arange(n) % kinds]
     labelled = data.draw(st.lists(st.integers(0, n - 1), unique=True, max_size=n - 1))
     quantity = data.draw(st.integers(1, n - len(labelled)))
     targets = data.draw(st.integers(1, 12))
-    chosen, again = (choose(log_probs, quantity, 3, labelled, targets=targets) for _ in range(2))
-    assert len(chosen.ids.unique()) == quantity
-    assert not set(chosen.ids.tolist()) & set(labelled)
-    assert chosen.ids.tolist() == again.ids.tolist()
+    keeps_its_promises("epig", saying(log_probs, labelled), quantity, 3, targets=targets)
 
 
 @given(seeds)
@@ -147,12 +129,6 @@ def test_the_order_of_the_pool_changes_nothing(seed: int) -> None:
     assert order[shuffled.ids].tolist() == chosen.ids.tolist()
 
 
-def test_ties_are_broken_at_random_not_by_position() -> None:
-    log_probs = table(1, 5, 3, 0).float().expand(10, -1, -1)
-    first = torch.tensor([int(choose(log_probs, 2, seed).ids[0]) for seed in range(600)])
-    assert bool(((first.bincount(minlength=10) / 600 - 0.1).abs() < 0.056).all())  # 4.5 standard deviations
-
-
 def test_what_cannot_work_is_refused() -> None:
     assert "epig" in strategy_names("classes") and "epig" not in strategy_names("numbers")
     with pytest.raises(UserError, match="at least 2 draws"):
@@ -160,7 +136,7 @@ def test_what_cannot_work_is_refused() -> None:
     with pytest.raises(UserError, match="same function"):
         choose(table(5, 1, 3, 0).expand(-1, 4, -1), 2)
     with pytest.raises(UserError, match="take gaussian_bald"):
-        choose(torch.rand(5, 4, 2), 2)
+        saying(torch.rand(5, 4, 2), target="numbers").choose("epig", 2)
     with pytest.raises(UserError, match="at least 1 of the targets"):
         choose(table(5, 4, 3, 0), 2, targets=0)
 
@@ -172,9 +148,7 @@ def test_target_inputs_of_the_data_set_are_what_predictions_are_wanted_for() -> 
 
     def chosen(target: int | None, seed: int) -> Selection:
         wanted = None if target is None else torch.tensor([[target]])
-        scorer = Scorer(KnownDraws(log_probs), torch.arange(8)[:, None], Normalise(), torch.device("cpu"), 4)
-        none = torch.empty(0, dtype=torch.long)
-        query = Query(torch.arange(8), none, 4, seeded(seed), scorer, target_inputs=wanted)
+        query = replace(saying(log_probs).query(4, seed), target_inputs=wanted)
         return resolve("epig").select(query)
 
     for target in (0, 5):

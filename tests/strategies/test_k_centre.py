@@ -11,9 +11,7 @@ from torch import Tensor
 
 from activebdl import resolve
 from activebdl.strategies import k_centre as module
-from tests.strategies.fakes import Known, breaks_ties_at_random, keeps_its_promises, pool, pools
-
-seeds = st.integers(0, 10_000)
+from tests.strategies.fakes import Known, pool, seeds
 
 
 def distances(known: Known) -> list[list[float]]:
@@ -28,15 +26,6 @@ def radius(apart: list[list[float]], centres: list[int]) -> float:
 
 def farthest(apart: list[list[float]], centres: list[int], among: list[int]) -> float:
     return max(min(apart[i][c] for c in centres) for i in among)
-
-
-@given(pools(), st.data())
-def test_it_keeps_the_promises_of_a_strategy(known: Known, data: st.DataObject) -> None:
-    keeps_its_promises("k_centre", known, data.draw(st.integers(1, len(known.unlabelled))), data.draw(seeds))
-
-
-def test_ties_are_broken_at_random() -> None:
-    breaks_ties_at_random("k_centre")
 
 
 @given(seeds, st.integers(1, 4), st.integers(1, 6))
