@@ -14,22 +14,12 @@ from activebdl.errors import UserError
 from activebdl.scoring import Scorer
 from activebdl.spec import read_spec
 from activebdl.strategies import Query, Selection, Strategy
-
-
-class Table:
-    """Draws whose log-probabilities are looked up: an item is its own id."""
-
-    def __init__(self, log_probs: Tensor) -> None:
-        self.table = log_probs  # [N, K, C]
-        self.count = log_probs.shape[1]
-
-    def log_probs(self, x: Tensor) -> Tensor:
-        return self.table[x[:, 0].long()]
+from tests.conftest import KnownDraws
 
 
 def query(log_probs: Tensor, ids: Tensor, quantity: int, seed: int = 0) -> Query:
     inputs = torch.arange(len(log_probs)).float()[:, None]
-    scorer = Scorer(Table(log_probs), inputs, Normalise(), torch.device("cpu"), chunk=3)
+    scorer = Scorer(KnownDraws(log_probs), inputs, Normalise(), torch.device("cpu"), chunk=3)
     return Query(ids, torch.empty(0, dtype=torch.long), quantity, torch.Generator().manual_seed(seed), scorer)
 
 

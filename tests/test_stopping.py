@@ -34,6 +34,7 @@ from activebdl.stopping._trial import check_stop
 from activebdl.stopping.stable_predictions import cohen_kappa
 from activebdl.stopping.validation_accuracy import wilson_lower
 from activebdl.targets import Classes
+from tests.conftest import KnownDraws
 
 
 def rounds(n: int, **each: Sequence[Any]) -> list[Round]:
@@ -294,20 +295,10 @@ def test_ones_own_rule_is_found_in_its_file(tmp_path: Path) -> None:
 # ---- what is measured ----
 
 
-class Table:
-    """Draws whose predictions are looked up: an item is its own id."""
-
-    def __init__(self, predictions: Tensor) -> None:
-        self.table, self.count = predictions, predictions.shape[1]
-
-    def log_probs(self, x: Tensor) -> Tensor:
-        return self.table[x[:, 0].long()]
-
-
-def scorer(predictions: Tensor) -> Scorer:
+def scorer(predictions: Tensor, target: str = "classes") -> Scorer:
     inputs = torch.arange(len(predictions)).float()[:, None]
-    read = Table.log_probs
-    return Scorer(Table(predictions), inputs, Normalise(), torch.device("cpu"), chunk=2, predict=read)
+    draws, cpu = KnownDraws(predictions), torch.device("cpu")
+    return Scorer(draws, inputs, Normalise(), cpu, 2, predict=KnownDraws.log_probs, target=target)
 
 
 def test_on_the_stop_set_entropy_and_agreement_are_those_of_the_mean_of_the_draws() -> None:
@@ -325,7 +316,7 @@ def test_on_the_stop_set_entropy_and_agreement_are_those_of_the_mean_of_the_draw
 
 def test_of_numbers_the_uncertainty_is_the_deviation_of_the_mixture() -> None:
     predictions = torch.tensor([[[0.0, 9.0], [0.0, 9.0]], [[-4.0, 9.0], [4.0, 9.0]]])  # mean, variance of two draws
-    told = signals(scorer(predictions), Pool(2, Numbers()), torch.tensor([0, 1]), before=None)
+    told = signals(scorer(predictions, "numbers"), Pool(2, Numbers()), torch.tensor([0, 1]), before=None)
     assert told == {"watch": {"uncertainty": pytest.approx((3 + 5) / 2)}}
 
 

@@ -181,10 +181,12 @@ class Strategy:
         """Chooses Q distinct ids out of ``query.unlabelled``; all N where there are no more.
 
         Raises:
-            UserError: Nothing is asked for, or nothing is left; the strategy broke its promise, or its score is not
-                one number per item.
+            UserError: Nothing is asked for, or nothing is left; the strategy is for labels of another kind, broke its
+                promise, or its score is not one number per item.
         """
         query = _that_can_be_met(query)
+        if query.scorer is not None and self.target not in ("any", query.scorer.target):
+            raise UserError(f"'{self.name}' is for {self.target}, and the labels are {query.scorer.target}.")
         if self.needs_disagreement:
             check_draws(query.model, query.unlabelled)
         selection = self._pointwise(query) if self.score is not None else self._joint(query)

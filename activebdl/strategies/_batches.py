@@ -6,7 +6,6 @@ N: items, C: classes.
 import torch
 from torch import Tensor
 
-from activebdl.errors import UserError
 from activebdl.scoring import predictive
 from activebdl.strategies import Query
 
@@ -21,27 +20,8 @@ TIE = 1e-9
 
 
 def class_probabilities(query: Query, ids: Tensor) -> Tensor:
-    """The posterior predictive of these items, ``1/K sum_k p_k``: ``[len(ids), C]``, float64.
-
-    Raises:
-        UserError: What the draws say are no probabilities of classes.
-    """
-    p = query.model.reduce(ids, lambda log_probs: predictive(log_probs).exp()).double()
-    refuse_numbers(p.sum(dim=-1))
-    return p
-
-
-def refuse_numbers(sums: Tensor) -> None:
-    """Refuses predictions that are no probabilities of classes, by what they sum to, of any shape.
-
-    Raises:
-        UserError: It is not one.
-    """
-    if bool(((sums - 1).abs() > 1e-3).any()):
-        raise UserError(
-            "The strategy needs labels that are classes, and what the draws say of an item does not sum to one; "
-            "for labels that are numbers take gaussian_bald or epistemic_variance."
-        )
+    """The posterior predictive of these items, ``1/K sum_k p_k``: ``[len(ids), C]``, float64."""
+    return query.model.reduce(ids, lambda log_probs: predictive(log_probs).exp()).double()
 
 
 def largest(values: Tensor, generator: torch.Generator) -> int:

@@ -12,7 +12,6 @@ from activebdl.errors import UserError
 from activebdl.randomness import some_of
 from activebdl.scoring import entropy, ignore, predictive
 from activebdl.strategies import Query, Selection, joint_strategy
-from activebdl.strategies._batches import refuse_numbers
 from activebdl.strategies._joint_entropy import BLOCK
 from activebdl.strategies._selection import top_k
 
@@ -48,7 +47,6 @@ def epig(query: Query, *, targets: int = 200) -> Selection:
         )
     model = replace(model, on_items=ignore)  # progress is told of the items to choose from
     to_predict = model.predictions(some_of(ids, targets, query.generator))
-    refuse_numbers(to_predict.exp().sum(dim=-1))
     scores = query.model.scores(query.unlabelled, lambda log_probs: information(log_probs, to_predict))
     chosen = top_k(scores, query.quantity, query.generator)
     return Selection(query.unlabelled[chosen], scores[chosen])

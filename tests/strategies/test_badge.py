@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from activebdl import UserError, resolve
+from activebdl import resolve
 from activebdl.strategies import badge as module
 from activebdl.strategies.badge import Gradients
 from tests.strategies.fakes import Known, pool, pools, seeds
@@ -111,9 +111,3 @@ def test_sure_predictions_are_chosen_at_random_and_last() -> None:
     firsts = [known.choose("badge", 3, seed) for seed in range(200)]
     assert all({0, 1} <= set(chosen) for chosen in firsts)
     assert {i for chosen in firsts for i in chosen} == set(range(6))
-
-
-def test_numbers_are_refused() -> None:
-    known = pool(6, seed=0, target="numbers")
-    with pytest.raises(UserError, match="needs labels that are classes"):
-        known.choose("badge", 2)

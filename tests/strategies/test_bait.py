@@ -277,9 +277,3 @@ def test_sure_predictions_bring_nothing_and_are_chosen_last() -> None:
 def test_options_out_of_range_are_told(wrong: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=f"option '{next(iter(wrong))}' must be"):
         resolve("bait", **wrong).select(pool(6, seed=0).query(2))
-
-
-def test_numbers_are_refused() -> None:
-    known = pool(6, seed=0, target="numbers")
-    with pytest.raises(UserError, match="needs labels that are classes"):
-        known.choose("bait", 2)

@@ -135,8 +135,6 @@ def test_what_cannot_work_is_refused() -> None:
         choose(table(5, 1, 3, 0), 2)
     with pytest.raises(UserError, match="same function"):
         choose(table(5, 1, 3, 0).expand(-1, 4, -1), 2)
-    with pytest.raises(UserError, match="take gaussian_bald"):
-        saying(torch.rand(5, 4, 2), target="numbers").choose("epig", 2)
     with pytest.raises(UserError, match="at least 1 of the targets"):
         choose(table(5, 4, 3, 0), 2, targets=0)
 

@@ -18,6 +18,7 @@ from activebdl.scoring import Scorer
 from activebdl.strategies import Strategy, strategies
 from activebdl.strategies._gallery import README, builtin, with_table
 from tests.conftest import KnownDraws
+from tests.strategies.fakes import target_of
 
 BUILTIN = pytest.mark.parametrize("found", builtin(), ids=lambda found: found.name)
 SCORES = pytest.mark.parametrize("found", [found for found in builtin() if found.score], ids=lambda found: found.name)
@@ -55,7 +56,7 @@ def query(found: Strategy, n: int, k: int, c: int, d: int, see: Callable[[str], 
     positions = torch.arange(n)
     scorer = Scorer(
         KnownDraws(table), positions[:, None].float(), Normalise(), torch.device("cpu"), 32,
-        predict=predict, read_features=read,
+        predict=predict, read_features=read, target=target_of(found),
     )  # fmt: skip
     generator = torch.Generator().manual_seed(0)
     return Query(positions[labelled:], positions[:labelled], 2, generator, scorer, Items(), Normalise())

@@ -130,6 +130,17 @@ def test_predictions_that_cannot_be_are_refused_with_the_item(name: str) -> None
             known.choose(name, 2)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_labels_of_the_other_kind_are_refused(name: str) -> None:
+    meant = resolve(name).target
+    other = pool(9, 0, target="classes" if meant == "numbers" else "numbers")
+    if meant == "any":
+        assert len(other.choose(name, 2)) == 2
+        return
+    with pytest.raises(UserError, match=f"'{name}' is for {meant}, and the labels are {other.target}"):
+        other.choose(name, 2)
+
+
 @pytest.mark.parametrize("name", ["badge", "bait", "k_centre"])
 @pytest.mark.parametrize("value", [torch.nan, -torch.inf])
 @pytest.mark.parametrize("labelled", [[], [4]])
