@@ -75,6 +75,6 @@ class Candidates:
         """In words, as a run's first line has it."""
         some = "" if self.random is None else f"{self.random:,} at random"
         if self.top is None:
-            return some or "everything"
+            return some or "all unlabelled items"
         best = f"the first {self.top:,} by {self.by} of {self.draws} draws"
         return f"{best}, out of {some}" if some else best

@@ -117,6 +117,6 @@ def test_a_cheap_score_of_the_other_kind_is_refused(dataset: ActiveDataset) -> N
 
 
 def test_in_words() -> None:
-    assert str(Candidates()) == "everything"
+    assert str(Candidates()) == "all unlabelled items"
     assert str(Candidates(random=9000)) == "9,000 at random"
     assert str(Candidates(9000, 500, "bald", 7)) == "the first 500 by bald of 7 draws, out of 9,000 at random"
