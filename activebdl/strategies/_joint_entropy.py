@@ -82,9 +82,23 @@ class Outcomes:
         weights = joint[kept] / joint[kept].sum()
         return Outcomes(weights, beliefs) if enumerated else Outcomes(weights, beliefs, weights, samples)
 
+    def telling(self, least: float) -> "Outcomes":
+        """Those after which a label can still tell something: what the others leave to be told is below ``least`` nats.
+
+        When the batch has told nearly all that K draws can tell, they are few. For `information` alone.
+        """
+        most, order = self._most().sort()
+        kept = order[most.cumsum(0) >= least].sort().values
+        frequencies = None if self.frequencies is None else self.frequencies[kept]
+        return replace(self, weights=self.weights[kept], beliefs=self.beliefs[kept], frequencies=frequencies)
+
+    def _most(self) -> Tensor:
+        """The most that a label can tell after each outcome, times how likely that is: p(m) H[w_m], ``[M]``."""
+        return self.weights * entropy(self.beliefs.log()).double().clamp_min(0)
+
     def sketch(self, samples: int, generator: torch.Generator) -> "Outcomes":
         """Fewer outcomes, for a first look: each drawn in proportion to the most that a label can tell after it."""
-        most = self.weights * entropy(self.beliefs.log()).double().clamp_min(0)  # p(m) H[w_m]
+        most = self._most()
         if not float(most.sum()) > 0:  # nothing is left to be known
             return replace(self, weights=self.weights[:1], beliefs=self.beliefs[:1], frequencies=None, samples=0)
         counts = stratified(most, samples, generator)
@@ -107,8 +121,8 @@ class Outcomes:
         n, _, c = probs.shape
         by_draw = probs.permute(1, 2, 0).reshape(-1, c * n)  # [K, C n]: a sum over C then adds up rows
         mean, square = torch.zeros(n, dtype=torch.double), torch.zeros(n, dtype=torch.double)
-        for block in torch.arange(len(self.weights)).split(_ROWS):
-            rows = slice(int(block[0]), int(block[-1]) + 1)
+        for start in range(0, len(self.weights), _ROWS):
+            rows = slice(start, start + _ROWS)
             mixture = self.beliefs[rows] @ by_draw  # [M, C n]
             nats = mixture.clamp_min(torch.finfo(mixture.dtype).tiny).log_().mul_(mixture)
             told = (nats.view(-1, c, n).sum(dim=1) + self.beliefs[rows] @ noise.t()).neg_()  # [M, n]

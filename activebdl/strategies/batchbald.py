@@ -66,15 +66,16 @@ def greedy(
     for block, of_block in zip(log_probs.split(step), noise.split(step), strict=True):  # pieces fragment the memory
         of_block.copy_(entropy(block))
     bounds = torch.full((len(log_probs),), math.inf, dtype=torch.double)
+    tie = _ROUNDING * torch.finfo(log_probs.dtype).eps  # gains this close are equal
     outcomes = Outcomes.of_nothing(log_probs)
     chosen: list[int] = []
     gains: list[float] = []
     while len(chosen) < quantity:
+        telling = outcomes.telling(tie / 2)
         for rows in _SKETCHES:  # most candidates are ruled out at a glance
-            if 4 * rows < len(outcomes.weights):
-                _look(log_probs, noise, bounds, outcomes.sketch(rows, generator), sure=_SURE)
-        found = _look(log_probs, noise, bounds, outcomes, sure=0)
-        tie = _ROUNDING * torch.finfo(log_probs.dtype).eps  # gains this close are equal
+            if 4 * rows < len(telling.weights):
+                _look(log_probs, noise, bounds, telling.sketch(rows, generator), sure=_SURE)
+        found = _look(log_probs, noise, bounds, telling, sure=0)
         tied = (found >= found.max() - tie).nonzero()[:, 0]
         best = int(tied[torch.randint(len(tied), (1,), generator=generator)])
         bounds[best] = -math.inf  # never again

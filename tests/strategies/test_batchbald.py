@@ -203,6 +203,25 @@ def test_outcomes_that_leave_one_draw_leave_nothing_to_tell() -> None:
         assert float(told.abs().max()) < 1e-12 and float(errors.max()) == 0
 
 
+@given(seeds, st.integers(2, 6), st.floats(0.5, 8))
+def test_outcomes_that_leave_little_to_tell_can_be_left_out(seed: int, k: int, spread: float) -> None:
+    outcomes = outcomes_of(table(5, k, 3, seed, spread), 1000, 2, seeded(seed))
+    candidates = table(4, k, 3, seed + 1, spread)
+    noise = entropy(candidates)
+    whole, _ = outcomes.information(candidates.exp(), noise)
+    for least in (1e-9, 1e-3, 0.1):
+        told, _ = outcomes.telling(least).information(candidates.exp(), noise)
+        assert bool((told <= whole + 1e-12).all()) and bool((told >= whole - least - 1e-12).all())
+
+
+def test_of_outcomes_that_leave_one_draw_none_is_telling() -> None:
+    """The first item tells two of three draws apart for sure; the third answers either way."""
+    item = torch.tensor([[1, 0], [0, 1], [0.5, 0.5]], dtype=torch.double).clamp_min(1e-300).log()
+    other = torch.tensor([[1, 0], [0, 1], [0, 1]], dtype=torch.double).clamp_min(1e-300).log()
+    outcomes = outcomes_of(torch.stack([item, other]), 1000, 2, seeded(0))
+    assert len(outcomes.weights) == 3 and len(outcomes.telling(1e-9).weights) == 1  # (1, 1) leaves the last two
+
+
 def test_too_few_draws_are_told_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     choose(table(30, 4, 3, 0), 5)
     lines = capsys.readouterr().out.splitlines()
