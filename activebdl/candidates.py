@@ -6,8 +6,8 @@ those that a cheap score of few draws puts first, or these out of those:
     ActiveLearning(..., strategy="batchbald", candidates=10_000)
     ActiveLearning(..., strategy="batchbald", candidates=Candidates(top=10_000, by="max_entropy", draws=5))
 
-Without one a strategy sees everything. A random subset of a pool that says everything several times holds fewer
-repetitions; the top of a score keeps them.
+Without one a strategy sees everything, and with one too where it needs no model, as random and typiclust. A random
+subset of a pool that says everything several times holds fewer repetitions; the top of a score keeps them.
 """
 
 from dataclasses import dataclass, replace

@@ -7,6 +7,8 @@ A run is resumed from its journal alone.
 """
 
 import contextlib
+import itertools
+import math
 import re
 import uuid
 from collections.abc import Callable, Generator, Iterator
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Protocol
 
 from activebdl.build import build, make_strategy, resolved
+from activebdl.candidates import Candidates
 from activebdl.data import ActiveDataset
 from activebdl.devices import describe
 from activebdl.errors import UserError
@@ -207,7 +210,14 @@ def _what(cycle: ActiveLearning) -> str:
 
 def _sees(cycle: ActiveLearning) -> str:
     """What the strategy looks at, so that nothing is left out silently."""
-    return f"\n  {cycle.strategy.name} sees {cycle.candidates} in each round" if cycle.strategy.needs_model else ""
+    candidates, strategy = cycle.candidates, cycle.strategy
+    if not strategy.needs:
+        return ""
+    if not strategy.needs_model:
+        candidates = Candidates()
+    fewest = min((count for count in (candidates.random, candidates.top) if count is not None), default=math.inf)
+    more = max((b - a for a, b in itertools.pairwise(cycle.counts)), default=0) > fewest
+    return f"\n  {strategy.name} sees {candidates}{', or as many as it asks for,' if more else ''} in each round"
 
 
 def _may_end(cycle: ActiveLearning) -> str:

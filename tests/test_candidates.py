@@ -1,6 +1,7 @@
 """Prefilters: what a strategy is shown."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from activebdl.build import make_candidates
 from activebdl.candidates import Candidates
 from activebdl.data import ActiveDataset, Normalise
 from activebdl.errors import UserError
+from activebdl.runs import start
 from activebdl.scoring import Scorer
 from activebdl.spec import read_spec
 from activebdl.strategies import Query, Selection, Strategy
@@ -147,6 +149,23 @@ def test_the_cheap_score_has_its_rule_and_its_costs() -> None:
     assert Candidates(top=4, by="per_cost_max_entropy").best(dear).tolist() == [1, 3, 5, 7]
     shown = [Candidates(top=4, by="power_max_entropy").best(query(binary(p), torch.arange(8), 2, s)) for s in range(50)]
     assert len({tuple(ids.tolist()) for ids in shown}) > 1
+
+
+@pytest.mark.parametrize(
+    ("strategy", "candidates", "told"),
+    [
+        ("bald", 40, ["bald sees 40 at random in each round"]),
+        ("bald", {"random": 40, "top": 3}, ["bald sees the first 3 by", "40 at random, or as many as it asks for, in"]),
+        ("typiclust", 40, ["typiclust sees all unlabelled items in each round"]),
+    ],
+)
+def test_a_run_tells_what_its_strategy_sees(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], strategy: str, candidates: Any, told: list[str]
+) -> None:
+    changes = {"strategy": strategy, "candidates": candidates, "posterior.training.steps": 2, "budget": 24}
+    start(read_spec("digits-small", changes | {"query_size": 4}), tmp_path / "run")
+    line = capsys.readouterr().out.splitlines()[1]
+    assert all(words in line for words in told)
 
 
 def test_in_words() -> None:
