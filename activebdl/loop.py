@@ -36,7 +36,7 @@ from activebdl.posteriors.mc_dropout import MCDropout
 from activebdl.progress import Advance, Progress, silent
 from activebdl.randomness import generator
 from activebdl.rounds import Round
-from activebdl.scoring import Scorer, check_score
+from activebdl.scoring import Scorer, checked_scores
 from activebdl.signals import draw_stop_set, signals
 from activebdl.stopping import StoppingRule, make_stop, why
 from activebdl.stopping._trial import check_stop
@@ -277,7 +277,7 @@ class ActiveLearning:
                 raise UserError(f"'{self.strategy.name}' looks at what the last layer reads: {error}") from error
         for strategy, draws in choosing:
             if strategy.score is not None:
-                check_score(strategy.scores, self.dataset.target.example(2, draws))
+                checked_scores(strategy.scores, self.dataset.target.example(2, draws))
         self._architecture = str(module)
 
     @cached_property

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 from activebdl.data.dataset import Inputs, Normalise
-from activebdl.errors import UserError
+from activebdl.errors import UserError, told
 from activebdl.registry import Registry
 from activebdl.regression import Moments
 from activebdl.scoring import Scorer, check_draws
@@ -97,6 +97,8 @@ class Selection:
     ids: Tensor
     scores: Tensor | None = None
 
+
+_INTEGERS = (torch.long, torch.int, torch.short, torch.int8, torch.uint8)
 
 ScoreFunction = Callable[..., Tensor]
 """``f(log_probs [N, K, C]) -> scores [N]``, or ``f(moments) -> scores [N]`` for numbers."""
@@ -173,9 +175,24 @@ class Strategy:
         return f"{self.name}({', '.join(values)})" if told else self.name
 
     def scores(self, predictions: Tensor) -> Tensor:
-        """The score of what draws say: ``[N, K, C]`` log-probabilities, or ``[N, K, 2]`` mean and variance."""
-        assert self.score is not None
-        return self.score(Moments.of(predictions) if self.target == "numbers" else predictions, **self.options)
+        """The score of what draws say: ``[N, K, C]`` log-probabilities, or ``[N, K, 2]`` mean and variance.
+
+        Raises:
+            UserError: A score of the user's own raises.
+        """
+        given = Moments.of(predictions) if self.target == "numbers" else predictions
+        return self._called(given, f"The score '{self.name}' fails on predictions {list(predictions.shape)}")
+
+    def _called(self, given: object, failure: str) -> Any:
+        """What the function gives; an error in one that is not the library's is the user's to mend."""
+        try:
+            return self.function(given, **self.options)
+        except UserError:
+            raise
+        except Exception as error:
+            if getattr(self.function, "__module__", "").startswith("activebdl."):
+                raise
+            raise UserError(f"{failure}: {told(error)}.") from error
 
     def select(self, query: Query) -> Selection:
         """Chooses Q distinct ids out of ``query.unlabelled``; all N where there are no more.
@@ -217,13 +234,22 @@ class Strategy:
         return scores / query.costs[query.unlabelled]
 
     def _joint(self, query: Query) -> Selection:
-        assert self.joint is not None
-        chosen: object = self.joint(query, **self.options)
-        if isinstance(chosen, Selection):
-            return chosen
-        if not isinstance(chosen, Tensor):
-            raise UserError(f"The strategy '{self.name}' must return a tensor of ids, not {type(chosen).__name__}.")
-        return Selection(chosen)
+        chosen: object = self._called(query, f"The strategy '{self.name}' failed")
+        ids, scores = _parts(chosen)
+        if not isinstance(ids, Tensor) or ids.dtype not in _INTEGERS:
+            got = ids.dtype if isinstance(ids, Tensor) else type(ids).__name__
+            raise UserError(f"The strategy '{self.name}' must return a tensor of ids, which are integers, not {got}.")
+        if scores is not None and not (isinstance(scores, Tensor) and scores.shape == ids.shape):
+            got = list(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+            raise UserError(
+                f"The strategy '{self.name}' must give one score for each of its {len(ids)} ids, not {got}."
+            )
+        return Selection(ids.long().cpu(), scores)
+
+
+def _parts(chosen: object) -> tuple[object, object]:
+    """Ids and scores of what a joint strategy gave."""
+    return (chosen.ids, chosen.scores) if isinstance(chosen, Selection) else (chosen, None)
 
 
 def _that_can_be_met(query: Query) -> Query:

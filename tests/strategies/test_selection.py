@@ -113,12 +113,17 @@ def test_ids_are_not_positions_in_what_is_unlabelled(known_draws: Known) -> None
     assert best > 5  # so that position and id differ
 
 
+LIST: Any = [0, 1, 2]
 BAD: list[tuple[Callable[[Query], Any], str]] = [
     (lambda query: query.unlabelled[:2], "asked for 3 distinct ids"),
     (lambda query: query.unlabelled[:1].repeat(3), "asked for 3 distinct ids"),
     (lambda query: torch.tensor([0, 1, 5]), "item 5, which is not unlabelled"),
     (lambda query: torch.tensor([0, 1, 77]), "item 77, which is not unlabelled"),
-    (lambda query: [0, 1, 2], "must return a tensor of ids"),
+    (lambda query: [0, 1, 2], "must return a tensor of ids, which are integers, not list"),
+    (lambda query: query.unlabelled[:3].float(), "must return a tensor of ids, which are integers, not torch.float32"),
+    (lambda query: Selection(LIST), "must return a tensor of ids, .* not list"),
+    (lambda query: Selection(query.unlabelled[:3], torch.zeros(2)), r"one score for each of its 3 ids, not \[2\]"),
+    (lambda query: int("some"), r"'mine' failed: ValueError: .*'some' \(test_selection.py, line \d+\)"),
 ]
 
 
