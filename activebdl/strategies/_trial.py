@@ -12,7 +12,7 @@ def check_target(strategy: Strategy, dataset: ActiveDataset) -> None:
     if strategy.target not in (kind, "any"):
         raise UserError(
             f"'{strategy.name}' is for {strategy.target}, and the labels of '{dataset.name}' are {kind}; "
-            f"take one of {', '.join(strategy_names(kind))} (a score of numbers takes 'moments')."
+            f"take one of {', '.join(strategy_names(kind, forms=False))} (a score of numbers takes 'moments')."
         )
 
 

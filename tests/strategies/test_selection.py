@@ -68,8 +68,10 @@ def test_power_takes_scores_of_zero_last() -> None:
 def test_rules_refuse_what_they_cannot_weigh() -> None:
     with pytest.raises(UserError, match="not negative"):
         power(1.0)(torch.tensor([-1.0, 2.0]), 1, seeded(0))
-    with pytest.raises(UserError, match="beta"):
-        softmax(0.0)
+    for beta in (0.0, -1.0, math.inf, math.nan):
+        for rule in (power, softmax, softrank):
+            with pytest.raises(UserError, match="beta of a stochastic rule must be a number above 0"):
+                rule(beta)
 
 
 def test_a_high_beta_is_the_top() -> None:
