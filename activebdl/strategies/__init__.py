@@ -163,9 +163,19 @@ class Strategy:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that it can be told beside the beta of a rule, the function's keyword-only parameters, as they are."""
-        parameters = inspect.signature(self.function).parameters.values()
-        return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY} | dict(self.options)
+        """All that it can be told beside the beta of a rule, as it is; what must be told and is not, is not there."""
+        defaults = {p.name: p.default for p in self._parameters if p.default is not p.empty}
+        return defaults | dict(self.options)
+
+    @property
+    def missing(self) -> list[str]:
+        """Names of the settings that have no default and were not told."""
+        return [p.name for p in self._parameters if p.default is p.empty and p.name not in self.options]
+
+    @property
+    def _parameters(self) -> list[inspect.Parameter]:
+        """The function's keyword-only ones."""
+        return [p for p in inspect.signature(self.function).parameters.values() if p.kind is p.KEYWORD_ONLY]
 
     @property
     def label(self) -> str:
@@ -391,14 +401,16 @@ def _is_whole(name: str) -> bool:
 
 
 def _with_options(strategy: Strategy, options: Mapping[str, Any]) -> Strategy:
-    defaults = replace(strategy, options={}).settings
+    bare = replace(strategy, options={})
+    known = [*bare.settings, *bare.missing]
     for key in options:
-        if key not in defaults:
+        if key not in known:
             raise UserError(
-                f"The strategy '{strategy.name}' takes no option '{key}'; its options: {', '.join(defaults) or 'none'}."
+                f"The strategy '{strategy.name}' takes no option '{key}'; its options: {', '.join(known) or 'none'}."
             )
-    told = {**strategy.options, **options}
-    return replace(strategy, options={key: value for key, value in told.items() if value != defaults[key]})
+    given = {**strategy.options, **options}.items()
+    same = object()  # as nothing that is given
+    return replace(strategy, options={key: value for key, value in given if value != bare.settings.get(key, same)})
 
 
 def strategy_names(target: str = "any", *, forms: bool = True) -> list[str]:
