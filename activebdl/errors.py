@@ -15,6 +15,7 @@ class UserError(ValueError):
 def told(error: Exception) -> str:
     """What the user's own code raised when we called it: its kind and words, and the line of that code, if any."""
     text = f"{type(error).__name__}: {error}".rstrip(".")
-    _, *frames = traceback.extract_tb(error.__traceback__)  # the first is of the caller
+    _, *deeper = traceback.extract_tb(error.__traceback__)  # the first is of the caller
+    frames = [frame for frame in deeper if not frame.filename.startswith("<")]  # not what a dataclass generates
     own = [frame for frame in frames if frame.filename == frames[0].filename]  # not of what it called in turn
     return f"{text} ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else text
