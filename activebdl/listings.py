@@ -117,7 +117,7 @@ def _settings(key: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 def _runs(runs: Path) -> Rows:
     rows: Rows = [(name, "comparison") for name in list_comparisons(runs)]
-    for info in list_runs(runs):
+    for info in list_runs(runs, lambda name, error: rows.append((name, f"cannot be read: {error}"))):
         done, total = len(info.rounds), len(info.spec.label_counts())
         last = info.rounds[-1] if info.rounds else None
         reached = _reached(last.results["metrics"]) if last else ""

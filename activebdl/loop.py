@@ -67,7 +67,7 @@ class ActiveLearning:
         start: How the first items are chosen: "balanced", or a strategy that needs no model, or the name of one, such
             as "random".
         draws: K, draws of the posterior that the strategy sees.
-        test_draws: Draws of the posterior that the test set is predicted with.
+        test_draws: Draws of the posterior that the test set, validation items and the stop set are predicted with.
         candidates: Which unlabelled items the strategy sees in a round: a number of them at random, or `Candidates`;
             None for all.
         stop: A rule that may end the run before the last count, or several of which any may; see `activebdl.stopping`.

@@ -149,12 +149,25 @@ class RunInfo:
         return self.stopped is not None or len(self.rounds) == len(self.spec.label_counts())
 
 
-def list_runs(runs: Path) -> Iterator[RunInfo]:
-    """All runs in a folder, those of comparisons too, by name."""
+def list_runs(runs: Path, broken: Callable[[str, UserError], object] | None = None) -> Iterator[RunInfo]:
+    """All runs in a folder, those of comparisons too, by name.
+
+    Args:
+        runs: The folder.
+        broken: Told the name and the trouble of each that cannot be read; without it the first is raised.
+    """
     for journal in sorted(runs.rglob(JOURNAL)):
-        spec = begun(journal.parent)
-        if spec is not None:
-            yield RunInfo(str(journal.parent.relative_to(runs)), spec, read_rounds(journal))
+        name = str(journal.parent.relative_to(runs))
+        try:
+            spec = begun(journal.parent)
+            info = None if spec is None else RunInfo(name, spec, read_rounds(journal))
+        except UserError as error:
+            if broken is None:
+                raise
+            broken(name, error)
+            continue
+        if info is not None:
+            yield info
 
 
 def _go(cycle: ActiveLearning, spec: RunSpec, folder: Path, journal: Journal, tracking: Tracking) -> Curve:
