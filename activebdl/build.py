@@ -12,7 +12,7 @@ from torch import nn
 from activebdl.candidates import Candidates
 from activebdl.data import ActiveDataset, datasets, load
 from activebdl.data.augment import AUGMENTATIONS, Augmentation
-from activebdl.errors import UserError, told
+from activebdl.errors import UserError, is_ours, told
 from activebdl.loop import ActiveLearning
 from activebdl.networks import make_network, networks
 from activebdl.oracles import make_oracle
@@ -195,7 +195,7 @@ def _from_options(cls: type[D], options: Mapping[str, Any], where: str) -> D:
     except UserError:
         raise
     except Exception as error:
-        if cls.__module__.startswith("activebdl."):
+        if is_ours(cls):
             raise
         raise UserError(f"The {where} cannot be made: {told(error)}.") from error
 

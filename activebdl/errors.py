@@ -12,6 +12,11 @@ class UserError(ValueError):
     """
 
 
+def is_ours(thing: object) -> bool:
+    """Whether a function or class is the library's own, so that what it raises is our mistake."""
+    return getattr(thing, "__module__", "").startswith("activebdl.")
+
+
 def told(error: Exception) -> str:
     """What the user's own code raised when we called it: its kind and words, and the line of that code, if any."""
     text = f"{type(error).__name__}: {error}".rstrip(".")

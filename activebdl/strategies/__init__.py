@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 from activebdl.data.dataset import Inputs, Normalise
-from activebdl.errors import UserError, told
+from activebdl.errors import UserError, is_ours, told
 from activebdl.registry import Registry
 from activebdl.regression import Moments
 from activebdl.scoring import Scorer, check_draws
@@ -200,7 +200,7 @@ class Strategy:
         except UserError:
             raise
         except Exception as error:
-            if getattr(self.function, "__module__", "").startswith("activebdl."):
+            if is_ours(self.function):
                 raise
             raise UserError(f"{failure}: {told(error)}.") from error
 
