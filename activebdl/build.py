@@ -12,7 +12,7 @@ from torch import nn
 from activebdl.candidates import Candidates
 from activebdl.data import ActiveDataset, datasets, load
 from activebdl.data.augment import AUGMENTATIONS, Augmentation
-from activebdl.errors import UserError
+from activebdl.errors import UserError, is_ours, told
 from activebdl.loop import ActiveLearning
 from activebdl.networks import make_network, networks
 from activebdl.oracles import make_oracle
@@ -84,7 +84,7 @@ def make_strategy(named: Named) -> Strategy:
     """The strategy by that name, with the ``beta`` of a stochastic rule and the options of its own."""
     options = dict(named.options)
     beta = _checked(float | None, options.pop("beta", None), f"'beta' of the strategy '{named.name}'")
-    hints = get_type_hints(resolve(named.name).function)
+    hints = _hints(resolve(named.name).function)
     for key in options.keys() & hints.keys():
         options[key] = _checked(hints[key], options[key], f"'{key}' of the strategy '{named.name}'")
     return resolve(named.name, beta=beta, **options)
@@ -113,7 +113,7 @@ def make_rule(named: Named) -> StoppingRule:
 
 
 def _rules(given: object, where: str) -> tuple[StoppingRule, ...]:
-    return tuple(make_rule(named) for named in _checked(tuple[Named, ...], given, where))
+    return tuple(make_rule(named) for named in _checked(list[Named], given, where))
 
 
 def make_method(named: Named) -> InferenceMethod:
@@ -159,13 +159,13 @@ def resolved(spec: RunSpec) -> RunSpec:
 
 def _resolved_rule(named: Named) -> Named:
     rule = make_rule(named)
-    told: dict[str, Any] = {"name": named.name}
+    settings: dict[str, Any] = {"name": named.name}
     for field in dataclasses.fields(rule):
-        told[field.name] = getattr(rule, field.name)
+        settings[field.name] = getattr(rule, field.name)
         if get_type_hints(type(rule))[field.name] == tuple[StoppingRule, ...]:
-            within = _checked(tuple[Named, ...], named.options[field.name], field.name)
-            told[field.name] = [_resolved_rule(each).model_dump() for each in within]
-    return Named.model_validate(told)
+            within = _checked(list[Named], named.options.get(field.name, []), field.name)
+            settings[field.name] = [_resolved_rule(each).model_dump() for each in within]
+    return Named.model_validate(settings)
 
 
 def _from_options(cls: type[D], options: Mapping[str, Any], where: str) -> D:
@@ -175,7 +175,7 @@ def _from_options(cls: type[D], options: Mapping[str, Any], where: str) -> D:
     values: dict[str, Any] = {}
     for key, value in options.items():
         if key not in hints:
-            raise UserError(f"The {where} has no setting '{key}'; it has: {', '.join(hints)}.")
+            raise UserError(f"The {where} has no setting '{key}'; it has: {', '.join(hints) or 'none'}.")
         if dataclasses.is_dataclass(hints[key]):
             if not isinstance(value, Mapping):
                 takes = ", ".join(get_type_hints(hints[key]))
@@ -190,12 +190,27 @@ def _from_options(cls: type[D], options: Mapping[str, Any], where: str) -> D:
     for field in fields:
         if field.name not in values and field.default is field.default_factory is dataclasses.MISSING:
             raise UserError(f"The {where} needs a setting '{field.name}'.")
-    return cls(**values)
+    try:
+        return cls(**values)
+    except UserError:
+        raise
+    except Exception as error:
+        if is_ours(cls):
+            raise
+        raise UserError(f"The {where} cannot be made: {told(error)}.") from error
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    """The types of a function's parameters; none where it has some that are known to type checkers alone."""
+    try:
+        return get_type_hints(function)
+    except (NameError, AttributeError, TypeError):
+        return {}
 
 
 def _check_options(maker: Callable[..., Any], named: Named, kind: str) -> None:
     """Refuses options of the wrong type; those that do not exist are refused by the maker."""
-    hints = get_type_hints(maker)
+    hints = _hints(maker)
     for key, value in named.options.items():
         if key in hints:
             _checked(hints[key], value, f"'{key}' of the {kind} '{named.name}'")
@@ -223,15 +238,15 @@ def _augmentation(given: object) -> Augmentation | None:
 
 def plain(settings: Any) -> dict[str, Any]:
     """A dataclass of hyperparameters as plain data; an augmentation keeps its name."""
-    told: dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
         if dataclasses.is_dataclass(value):
             names = [name for name, cls in AUGMENTATIONS.items() if type(value) is cls]
-            told[field.name] = {"name": names[0], **plain(value)} if names else plain(value)
+            found[field.name] = {"name": names[0], **plain(value)} if names else plain(value)
         else:
-            told[field.name] = value
-    return told
+            found[field.name] = value
+    return found
 
 
 def _with_defaults(named: Named, maker: Callable[..., Any]) -> Named:

@@ -6,18 +6,17 @@ those that a cheap score of few draws puts first, or these out of those:
     ActiveLearning(..., strategy="batchbald", candidates=10_000)
     ActiveLearning(..., strategy="batchbald", candidates=Candidates(top=10_000, by="max_entropy", draws=5))
 
-Without one a strategy sees everything. A random subset of a pool that says everything several times holds fewer
-repetitions; the top of a score keeps them.
+Without one a strategy sees everything, and with one too where it needs no model, as random and typiclust. A random
+subset of a pool that says everything several times holds fewer repetitions; the top of a score keeps them.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from activebdl.errors import UserError
 from activebdl.randomness import some_of
 from activebdl.strategies import Query, Strategy, resolve
-from activebdl.strategies._selection import top_k
 
 
 @dataclass(frozen=True)
@@ -27,11 +26,11 @@ class Candidates:
     Args:
         random: So many at random; None for all.
         top: Of these, so many that a cheap score puts first; None for all.
-        by: The cheap score, a name as for a strategy.
+        by: The cheap score, a name as for a strategy: "bald", or "power_bald" for more variety.
         draws: K, draws of the posterior that the cheap score sees.
 
     Raises:
-        UserError: A number below 1, or ``by`` is not a score.
+        UserError: A number below 1, ``by`` or ``draws`` without ``top``, or ``by`` is not a score.
     """
 
     random: int | None = None
@@ -41,9 +40,12 @@ class Candidates:
 
     def __post_init__(self) -> None:
         """Refuses what cannot be."""
-        for count in (self.random, self.top):
-            if count is not None and count < 1:
-                raise UserError(f"A strategy must see at least 1 of the candidates, not {count}.")
+        counts: tuple[object, ...] = (self.random, self.top)
+        for count in counts:
+            if count is not None and not (isinstance(count, int) and count >= 1):
+                raise UserError(f"A strategy must see at least 1 of the candidates, not {count!r}.")
+        if self.top is None and (self.by, self.draws) != (Candidates.by, Candidates.draws):
+            raise UserError("'by' and 'draws' of the candidates are of the 'top' of a cheap score: say how many, too.")
         if self.draws < 1:
             raise UserError(f"The cheap score of the candidates needs at least 1 of the draws, not {self.draws}.")
 
@@ -68,8 +70,7 @@ class Candidates:
         score = self.score
         if score is None or self.top is None:
             return query.unlabelled
-        scores = query.model.scores(query.unlabelled, score.scores)
-        return query.unlabelled[top_k(scores, max(self.top, query.quantity), query.generator).sort().values]
+        return score.select(replace(query, quantity=max(self.top, query.quantity))).ids.sort().values
 
     def __str__(self) -> str:
         """In words, as a run's first line has it."""

@@ -1,5 +1,8 @@
 """The one exception that means "the user can mend this"."""
 
+import traceback
+from pathlib import Path
+
 
 class UserError(ValueError):
     """A mistake in what the user gave, told in one sentence: what was wrong, and what is right.
@@ -7,3 +10,17 @@ class UserError(ValueError):
     The command line prints the sentence and exits with code 2; it shows no traceback. Anything that
     is our own mistake raises something else and keeps its traceback.
     """
+
+
+def is_ours(thing: object) -> bool:
+    """Whether a function or class is the library's own, so that what it raises is our mistake."""
+    return getattr(thing, "__module__", "").startswith("activebdl.")
+
+
+def told(error: Exception) -> str:
+    """What the user's own code raised when we called it: its kind and words, and the line of that code, if any."""
+    text = f"{type(error).__name__}: {error}".rstrip(".")
+    _, *deeper = traceback.extract_tb(error.__traceback__)  # the first is of the caller
+    frames = [frame for frame in deeper if not frame.filename.startswith("<")]  # not what a dataclass generates
+    own = [frame for frame in frames if frame.filename == frames[0].filename]  # not of what it called in turn
+    return f"{text} ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else text

@@ -81,9 +81,9 @@ def _loaded(registry: Registry[T]) -> tuple[list[tuple[str, T]], Rows]:
 
 
 def _posteriors() -> Rows:
+    known, broken = _loaded(posteriors)
     rows: Rows = []
-    for name in posteriors.names():
-        method = posteriors.get(name)
+    for name, method in known:
         rows.append((name, _first_line(inspect.getdoc(method))))
         if dataclasses.is_dataclass(method):
             own = {key: value for key, value in plain(method()).items() if key != "training"}
@@ -91,6 +91,7 @@ def _posteriors() -> Rows:
     training = _settings("posterior.training", plain(Training()))
     return [
         *rows,
+        *broken,
         ("all of them", "how the network is trained"),
         *(("", f"  {key} = {value}") for key, value in training),
     ]
@@ -98,12 +99,12 @@ def _posteriors() -> Rows:
 
 def _stopping() -> Rows:
     """What each rule does, and its settings with their defaults."""
+    known, broken = _loaded(stopping_rules)
     rows: Rows = []
-    for name in stopping_rules.names():
-        rule = stopping_rules.get(name)
+    for name, rule in known:
         settings = [f.name if f.default is dataclasses.MISSING else f"{f.name}={f.default}" for f in fields(rule)]
         rows.append((name, f"{_first_line(inspect.getdoc(rule)).rstrip('.')}: {', '.join(settings)}"))
-    return rows
+    return rows + broken
 
 
 def _settings(key: str, value: Any) -> Iterator[tuple[str, Any]]:
@@ -112,12 +113,12 @@ def _settings(key: str, value: Any) -> Iterator[tuple[str, Any]]:
         for name, deeper in value.items():  # pyright: ignore[reportUnknownVariableType]
             yield from _settings(f"{key}.{name}", deeper)
     else:
-        yield key, json.dumps(value)
+        yield key, json.dumps(value, default=str)
 
 
 def _runs(runs: Path) -> Rows:
     rows: Rows = [(name, "comparison") for name in list_comparisons(runs)]
-    for info in list_runs(runs):
+    for info in list_runs(runs, lambda name, error: rows.append((name, f"cannot be read: {error}"))):
         done, total = len(info.rounds), len(info.spec.label_counts())
         last = info.rounds[-1] if info.rounds else None
         reached = _reached(last.results["metrics"]) if last else ""
@@ -134,7 +135,8 @@ def _reached(metrics: dict[str, float]) -> str:
 
 
 def _registered(registry: Registry[Any]) -> Rows:
-    return [(name, _first_line(inspect.getdoc(registry.get(name)))) for name in registry.names()]
+    known, broken = _loaded(registry)
+    return [(name, _first_line(inspect.getdoc(thing))) for name, thing in known] + broken
 
 
 def _first_line(doc: str | None) -> str:

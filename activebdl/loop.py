@@ -36,13 +36,13 @@ from activebdl.posteriors.mc_dropout import MCDropout
 from activebdl.progress import Advance, Progress, silent
 from activebdl.randomness import generator
 from activebdl.rounds import Round
-from activebdl.scoring import Scorer, check_score
+from activebdl.scoring import Scorer, checked_scores
 from activebdl.signals import draw_stop_set, signals
 from activebdl.stopping import StoppingRule, make_stop, why
 from activebdl.stopping._trial import check_stop
 from activebdl.strategies import Query, ScoreFunction, Selection, Strategy, resolve
 from activebdl.strategies._start import make_start
-from activebdl.strategies._trial import check_strategy, check_target
+from activebdl.strategies._trial import check_strategy
 from activebdl.targets import Task
 from activebdl.training import check_network
 
@@ -67,7 +67,7 @@ class ActiveLearning:
         start: How the first items are chosen: "balanced", or a strategy that needs no model, or the name of one, such
             as "random".
         draws: K, draws of the posterior that the strategy sees.
-        test_draws: Draws of the posterior that the test set is predicted with.
+        test_draws: Draws of the posterior that the test set, validation items and the stop set are predicted with.
         candidates: Which unlabelled items the strategy sees in a round: a number of them at random, or `Candidates`;
             None for all.
         stop: A rule that may end the run before the last count, or several of which any may; see `activebdl.stopping`.
@@ -251,16 +251,18 @@ class ActiveLearning:
         check_counts(self.counts, len(self.dataset.pool), self.validation)
         if self.draws < 1 or self.test_draws < 1:
             raise UserError("The posterior must be drawn from at least once: draws and test_draws are 1 or more.")
-        check_strategy(self.strategy, self.dataset, self.method, self.draws)
+        choosing = [(self.strategy, self.draws)]
         if self.candidates.score is not None:
-            check_target(self.candidates.score, self.dataset)
+            choosing.append((self.candidates.score, self.candidates.draws))
+        for strategy, draws in choosing:
+            check_strategy(strategy, self.dataset, self.method, draws)
         if self.stop_set < 1:
             raise UserError(f"The stop set has 1 item or more, not {self.stop_set}.")
         if self.stop is not None:
             costless = isinstance(self.oracle, FunctionOracle) and self.oracle.costs is None
             check_stop(self.stop, kind=self.dataset.target.kind, validation=self.validation, costless=costless)
 
-        # The network and the score are tried on two items, so that no label is paid for before they are known to work.
+        # The network and the scores are tried on two items, so that no label is paid for before they are known to work.
         module = check_network(self.network, self.example, self.dataset.target.width)
         check_method = getattr(self.method, "check", None)
         if check_method is not None:
@@ -273,8 +275,9 @@ class ActiveLearning:
                 check_features(self.method, module, self.example)
             except UserError as error:
                 raise UserError(f"'{self.strategy.name}' looks at what the last layer reads: {error}") from error
-        if self.strategy.score is not None:
-            check_score(self.strategy.scores, self.dataset.target.example(2, self.draws))
+        for strategy, draws in choosing:
+            if strategy.score is not None:
+                checked_scores(strategy.scores, self.dataset.target.example(2, draws))
         self._architecture = str(module)
 
     @cached_property

@@ -7,6 +7,8 @@ A run is resumed from its journal alone.
 """
 
 import contextlib
+import itertools
+import math
 import re
 import uuid
 from collections.abc import Callable, Generator, Iterator
@@ -16,6 +18,7 @@ from pathlib import Path
 from typing import Protocol
 
 from activebdl.build import build, make_strategy, resolved
+from activebdl.candidates import Candidates
 from activebdl.data import ActiveDataset
 from activebdl.devices import describe
 from activebdl.errors import UserError
@@ -146,12 +149,25 @@ class RunInfo:
         return self.stopped is not None or len(self.rounds) == len(self.spec.label_counts())
 
 
-def list_runs(runs: Path) -> Iterator[RunInfo]:
-    """All runs in a folder, those of comparisons too, by name."""
+def list_runs(runs: Path, broken: Callable[[str, UserError], object] | None = None) -> Iterator[RunInfo]:
+    """All runs in a folder, those of comparisons too, by name.
+
+    Args:
+        runs: The folder.
+        broken: Told the name and the trouble of each that cannot be read; without it the first is raised.
+    """
     for journal in sorted(runs.rglob(JOURNAL)):
-        spec = begun(journal.parent)
-        if spec is not None:
-            yield RunInfo(str(journal.parent.relative_to(runs)), spec, read_rounds(journal))
+        name = str(journal.parent.relative_to(runs))
+        try:
+            spec = begun(journal.parent)
+            info = None if spec is None else RunInfo(name, spec, read_rounds(journal))
+        except UserError as error:
+            if broken is None:
+                raise
+            broken(name, error)
+            continue
+        if info is not None:
+            yield info
 
 
 def _go(cycle: ActiveLearning, spec: RunSpec, folder: Path, journal: Journal, tracking: Tracking) -> Curve:
@@ -207,7 +223,14 @@ def _what(cycle: ActiveLearning) -> str:
 
 def _sees(cycle: ActiveLearning) -> str:
     """What the strategy looks at, so that nothing is left out silently."""
-    return f"\n  {cycle.strategy.name} sees {cycle.candidates} in each round" if cycle.strategy.needs_model else ""
+    candidates, strategy = cycle.candidates, cycle.strategy
+    if not strategy.needs:
+        return ""
+    if not strategy.needs_model:
+        candidates = Candidates()
+    fewest = min((count for count in (candidates.random, candidates.top) if count is not None), default=math.inf)
+    more = max((b - a for a, b in itertools.pairwise(cycle.counts)), default=0) > fewest
+    return f"\n  {strategy.name} sees {candidates}{', or as many as it asks for,' if more else ''} in each round"
 
 
 def _may_end(cycle: ActiveLearning) -> str:

@@ -151,21 +151,6 @@ def checked_scores(score: Score, predictions: Tensor) -> Tensor:
     return values
 
 
-def check_score(score: Score, predictions: Tensor) -> None:
-    """Tries a score on the predictions ``[N, K, ...]`` of some made-up items, before any label is asked for.
-
-    Raises:
-        UserError: It raises, or does not give one number per item.
-    """
-    try:
-        checked_scores(score, predictions)
-    except UserError:
-        raise
-    except Exception as error:
-        shape = list(predictions.shape)
-        raise UserError(f"The score '{_name(score)}' fails on predictions {shape}: {error}.") from error
-
-
 def _name(score: Score) -> str:
     return getattr(getattr(score, "__self__", score), "name", getattr(score, "__name__", "score"))
 

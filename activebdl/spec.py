@@ -75,7 +75,9 @@ class RunSpec(BaseModel):
     growth: float = Field(0.0, description="later queries are this share of the labels there are")
     counts: tuple[int, ...] | None = Field(None, description="label counts one by one, in place of the four above")
     draws: int = Field(20, ge=1, description="draws of the posterior that the strategy sees")
-    test_draws: int = Field(50, ge=1, description="draws of the posterior that the test set is predicted with")
+    test_draws: int = Field(
+        50, ge=1, description="draws that the test set, validation items and the stop set are predicted with"
+    )
     candidates: int | dict[str, Any] | None = Field(
         None,
         description="what a strategy sees: null for all, a number at random, or {top, by, draws, random}",
@@ -168,7 +170,7 @@ def validate(tree: Mapping[str, Any], name: str, lines: "Lines | None" = None) -
         if first["type"] == "value_error":  # our own words, which name the key
             raise UserError(f"{where}: {first['msg'].removeprefix('Value error, ')}.") from None
         got = "" if first["type"] == "missing" else f", not {first['input']!r}"
-        message = first["msg"].removeprefix("Input ").partition(", unable")[0]
+        message = first["msg"].removeprefix("Input ").partition(", unable")[0].replace("valid tuple", "list")
         raise UserError(f"{where}: {'.'.join(keys)} {message[:1].lower()}{message[1:]}{got}.") from None
 
 

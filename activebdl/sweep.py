@@ -61,7 +61,7 @@ def compare(spec: RunSpec, folder: Path, *, tracking: Tracking = NO_TRACKING) ->
         for number, child in enumerate(children, start=1):
             say(f"\n[{number}/{len(children)}] {child.strategy.name}, {child.posterior.name}, seed {child.seed}")
             name = run_name(child).removeprefix(f"{child.experiment}-")
-            place = folder_for(folder, name, lambda place, child=child: begun(place) in (None, child))
+            place = folder_for(folder, name, lambda place, child=child: _is_of(place, child))
             go = partial(start, child) if begun(place) is None else resume
             curves.append(go(place, tracking=tracking, dataset=dataset))
             write_report(curves, folder)
@@ -97,6 +97,12 @@ def _holds(folder: Path, spec: RunSpec) -> bool:
     """Whether the folder is of a comparison with this spec, whichever its strategies and seeds."""
     there = read_comparison(folder)
     return there is not None and _common(there) == _common(spec)
+
+
+def _is_of(place: Path, child: RunSpec) -> bool:
+    """Whether a folder is free for a run or has it, though begun when there were fewer settings than today."""
+    known = begun(place)
+    return known in (None, child) or resolved(known) == child
 
 
 def _claim(folder: Path, spec: RunSpec) -> str:

@@ -1,5 +1,7 @@
 """Prefilters: what a strategy is shown."""
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,6 +13,7 @@ from activebdl.build import make_candidates
 from activebdl.candidates import Candidates
 from activebdl.data import ActiveDataset, Normalise
 from activebdl.errors import UserError
+from activebdl.runs import start
 from activebdl.scoring import Scorer
 from activebdl.spec import read_spec
 from activebdl.strategies import Query, Selection, Strategy
@@ -104,6 +107,8 @@ def test_a_strategy_without_a_model_sees_everything(dataset: ActiveDataset) -> N
         ({"top": 5, "by": "balt"}, "Unknown strategy 'balt'"),
         ({"best": 5}, "The setting 'candidates' has no setting 'best'; it has: random, top, by, draws"),
         ({"top": "many"}, "'top' of the setting 'candidates'"),
+        ({"by": "bald"}, "are of the 'top' of a cheap score"),
+        ({"random": 10, "draws": 7}, "are of the 'top' of a cheap score"),
     ],
 )
 def test_mistakes_are_told(candidates: Any, message: str) -> None:
@@ -111,9 +116,56 @@ def test_mistakes_are_told(candidates: Any, message: str) -> None:
         make_candidates(read_spec("mnist-1000", {"candidates": candidates}))
 
 
-def test_a_cheap_score_of_the_other_kind_is_refused(dataset: ActiveDataset) -> None:
-    with pytest.raises(UserError, match="'epistemic_variance' is for numbers"):
-        ActiveLearning(dataset, network, counts=(10, 14), candidates=Candidates(top=5, by="epistemic_variance"))
+def broken(log_probs: Tensor) -> Tensor:
+    return log_probs[:, 0]
+
+
+@pytest.mark.parametrize(
+    ("by", "draws", "message"),
+    [
+        ("epistemic_variance", 5, "'epistemic_variance' is for numbers"),
+        ("bald", 1, "'bald' measures how much draws .* needs at least 2, and draws is 1"),
+        ("per_cost_bald", 5, "'per_cost_bald' divides by what the label of an item costs"),
+        (f"{__name__}:broken", 5, "into one number per item"),
+    ],
+)
+def test_a_cheap_score_that_cannot_work_is_refused_before_any_label(
+    dataset: ActiveDataset, by: str, draws: int, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        ActiveLearning(dataset, network, counts=(10, 14), draws=9, candidates=Candidates(top=5, by=by, draws=draws))
+
+
+def test_a_number_of_candidates_is_one() -> None:
+    some: Any = "all"
+    with pytest.raises(UserError, match="at least 1 of the candidates, not 'all'"):
+        Candidates(some)
+
+
+def test_the_cheap_score_has_its_rule_and_its_costs() -> None:
+    p = torch.tensor([0.5, 0.9, 0.6, 0.99, 0.52, 0.7, 0.45, 0.8])
+    wanted = query(binary(p), torch.arange(8), quantity=2)
+    dear = replace(wanted, costs=torch.tensor([50.0, 1, 50, 1, 50, 1, 50, 1]).double())
+    assert Candidates(top=4, by="per_cost_max_entropy").best(dear).tolist() == [1, 3, 5, 7]
+    shown = [Candidates(top=4, by="power_max_entropy").best(query(binary(p), torch.arange(8), 2, s)) for s in range(50)]
+    assert len({tuple(ids.tolist()) for ids in shown}) > 1
+
+
+@pytest.mark.parametrize(
+    ("strategy", "candidates", "told"),
+    [
+        ("bald", 40, ["bald sees 40 at random in each round"]),
+        ("bald", {"random": 40, "top": 3}, ["bald sees the first 3 by", "40 at random, or as many as it asks for, in"]),
+        ("typiclust", 40, ["typiclust sees all unlabelled items in each round"]),
+    ],
+)
+def test_a_run_tells_what_its_strategy_sees(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], strategy: str, candidates: Any, told: list[str]
+) -> None:
+    changes = {"strategy": strategy, "candidates": candidates, "posterior.training.steps": 2, "budget": 24}
+    start(read_spec("digits-small", changes | {"query_size": 4}), tmp_path / "run")
+    line = capsys.readouterr().out.splitlines()[1]
+    assert all(words in line for words in told)
 
 
 def test_in_words() -> None:

@@ -335,6 +335,18 @@ def test_a_network_or_score_that_cannot_work_costs_no_label(dataset: ActiveDatas
             cycle(dataset, network, oracle=oracle, strategy=score)
 
 
+def test_a_score_that_fails_later_is_told(dataset: ActiveDataset, network: Network) -> None:
+    """What two made-up items do not show."""
+
+    def late(log_probs: Tensor) -> Tensor:
+        return log_probs[:, 0, 0] if len(log_probs) == 2 else log_probs[10_000]
+
+    with pytest.raises(
+        UserError, match=r"'late' fails on predictions \[\d+, 8, 3\]: IndexError: .*\(test_loop.py, line"
+    ):
+        list(cycle(dataset, network, strategy=late))
+
+
 def softened() -> nn.Module:
     return nn.Sequential(nn.Linear(2, 16), nn.ReLU(), nn.Dropout(0.3), nn.Linear(16, 3), nn.LogSoftmax(dim=1))
 

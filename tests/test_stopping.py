@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -26,9 +26,11 @@ from activebdl import (
     ValidationAccuracy,
     WallTime,
 )
+from activebdl.build import make_rule, resolved
 from activebdl.pool import Pool
 from activebdl.scoring import Scorer
 from activebdl.signals import draw_stop_set, signals
+from activebdl.spec import Named, read_spec
 from activebdl.stopping import make_stop, stopping_rules, why
 from activebdl.stopping._trial import check_stop
 from activebdl.stopping.stable_predictions import cohen_kappa
@@ -277,6 +279,36 @@ def test_rules_that_can_work_are_not() -> None:
     check_stop(ValidationAccuracy(0.97, 0.95), kind="classes", validation=100, costless=True)
 
 
+@dataclass(frozen=True)
+class Covered(StoppingRule):
+    """Looks at what only numbers have."""
+
+    needs_validation: ClassVar[bool] = True
+    kind: ClassVar[str] = "numbers"
+
+    def reason(self, rounds: Sequence[Round]) -> str | None:
+        return "so" if rounds[-1].validation["coverage_90"] > 0.9 else None
+
+
+def test_a_rule_is_tried_with_all_that_a_round_has() -> None:
+    check_stop(Covered(), kind="numbers", validation=9, costless=True)
+
+
+class Plain(StoppingRule):
+    """No dataclass, so that its repr says nothing of its limit."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+
+    def reason(self, rounds: Sequence[Round]) -> str | None:
+        return "so" if len(rounds) > self.limit else None
+
+
+def test_a_rule_whose_settings_are_not_known_is_refused() -> None:
+    with pytest.raises(UserError, match="'Plain' keeps something that is no field of a dataclass"):
+        check_stop(Plain(3) | WallTime(1), kind="classes", validation=0, costless=True)
+
+
 def test_ones_own_rule_is_found_in_its_file(tmp_path: Path) -> None:
     file = tmp_path / "my_rules.py"
     file.write_text(
@@ -284,8 +316,21 @@ def test_ones_own_rule_is_found_in_its_file(tmp_path: Path) -> None:
         "@dataclass(frozen=True)\nclass Mine(StoppingRule):\n    rounds: int = 2\n"
         "    def reason(self, rounds):\n        return 'enough' if len(rounds) >= self.rounds else None\n"
         "class Other: ...\n"
+        "@dataclass(frozen=True)\nclass Picky(Mine):\n    def __post_init__(self):\n        raise ValueError('7')\n"
+        "class Needy(Mine):\n    def __init__(self, n):\n        self.n = n\n"
+        "@dataclass(frozen=True)\nclass Holder(Mine):\n    rules: tuple[StoppingRule, ...] = ()\n"
     )
     assert first_stop(stopping_rules.get(f"{file}:Mine")(), rounds(3)) == 1
+    for name, message in (
+        ("Picky", r"'.*:Picky' cannot be made: ValueError: 7 \(my_rules.py, line 12\)"),
+        ("Needy", r"'.*:Needy' cannot be made: TypeError: .* missing 1 required"),
+    ):
+        with pytest.raises(UserError, match=message):
+            make_rule(Named(name=f"{file}:{name}"))
+    holder = resolved(read_spec("digits-small", {"stop": f"{file}:Holder"})).stop[0]
+    assert holder.options["rules"] == [] and make_rule(holder).parts == (make_rule(holder),)
+    with pytest.raises(UserError, match="input should be a valid list, not 'labels'"):
+        make_rule(Named.model_validate({"name": "any_of", "rules": "labels"}))
     with pytest.raises(UserError, match="frozen dataclass that inherits from activebdl.StoppingRule"):
         stopping_rules.get(f"{file}:Other")
     with pytest.raises(UserError, match="Unknown stopping rule 'cots'. Known: all_of, any_of, cost, labels, "):

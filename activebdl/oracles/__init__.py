@@ -43,7 +43,8 @@ def make_oracle(given: object, dataset: ActiveDataset, name: str | None = None) 
     """The oracle that is meant.
 
     Args:
-        given: A name or reference, a plain function, an object with submit and poll, or its class.
+        given: A name or reference, a plain function, an object with submit and poll, or its class. The answers of a
+            function cost what the data set says.
         dataset: What is to be labelled.
         name: The annotator's name for a plain function; its own when not given.
 
@@ -57,7 +58,7 @@ def make_oracle(given: object, dataset: ActiveDataset, name: str | None = None) 
     if callable(getattr(given, "submit", None)) and callable(getattr(given, "poll", None)):
         return cast(Oracle, given)
     if callable(given) and inspect.signature(given).parameters:
-        return FunctionOracle(given, name=name or getattr(given, "__name__", "function"))
+        return FunctionOracle(given, name=name or getattr(given, "__name__", "function"), costs=dataset.costs)
     raise UserError(
         "An oracle is a name, a function of items that returns labels, or an object with submit(request) and "
         f"poll(ticket); {type(given).__name__} is none of these."

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from activebdl.errors import UserError
+from activebdl.errors import UserError, told
 from activebdl.oracles._contract import Annotation, Request
 from activebdl.targets import Label
 
@@ -43,7 +43,7 @@ class FunctionOracle:
         try:
             answer = self.function(request.items, **ids)
         except Exception as error:
-            raise UserError(f"The oracle '{self.name}' failed: {type(error).__name__}: {error}.") from error
+            raise UserError(f"The oracle '{self.name}' failed: {told(error)}.") from error
         labels = self._labels(answer, request)
         seconds = (time.perf_counter() - start) / len(labels)
         costs = [0.0] * len(labels) if self.costs is None else self.costs[list(request.ids)].tolist()

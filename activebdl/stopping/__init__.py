@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, TypeVar, cast
 
-from activebdl.errors import UserError
+from activebdl.errors import UserError, told
 from activebdl.registry import Registry
 from activebdl.rounds import Round
 
@@ -164,7 +164,7 @@ def why(rule: StoppingRule, rounds: Sequence[Round]) -> str | None:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"The stopping rule '{name}' failed: {type(error).__name__}: {error}.") from error
+        raise UserError(f"The stopping rule '{name}' failed: {told(error)}.") from error
     if not (reason is None or (isinstance(reason, str) and reason.strip())):
         raise UserError(f"The stopping rule '{name}' must say in words why to stop, or None; it gave {reason!r}.")
     return reason

@@ -2,6 +2,9 @@
 
 from typing import Any
 
+import torch
+
+from activebdl import metrics, regression
 from activebdl.errors import UserError
 from activebdl.rounds import Round
 from activebdl.stopping import StoppingRule, why
@@ -21,6 +24,11 @@ def check_stop(rule: StoppingRule, *, kind: str, validation: int, costless: bool
     """
     for part in rule.parts:
         name = type(part).__name__
+        if vars(part) and "__dataclass_fields__" not in vars(type(part)):
+            raise UserError(
+                f"The stopping rule '{name}' keeps something that is no field of a dataclass, so that runs cannot be "
+                "told apart by it; write @dataclass(frozen=True) above it, and its settings as fields."
+            )
         if part.kind not in (kind, "any"):
             raise UserError(f"The stopping rule '{name}' is for {part.kind}, and the labels are {kind}.")
         if part.needs_validation and not validation:
@@ -51,7 +59,12 @@ def _made_up(number: int, rule: StoppingRule, kind: str, validation: int) -> Rou
     if rule.needs_stop_set:
         known["watch"] = {"uncertainty": 0.5, **({"kappa": 0.5} if number and kind == "classes" else {})}
     if validation:
-        quality = ("accuracy", "nll", "ece", "brier") if kind == "classes" else ("rmse", "nll")
+        one = torch.ones(1, 1)
+        quality = (
+            metrics.evaluate(one, torch.tensor([0]))
+            if kind == "classes"
+            else regression.evaluate(regression.Moments(one, one), torch.tensor([0.0]))
+        )
         known["validation"] = dict.fromkeys(quality, 0.5) | {"size": float(validation)}
     return Round(
         number=number,

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 
 from activebdl.data.dataset import Inputs, Normalise
-from activebdl.errors import UserError
+from activebdl.errors import UserError, is_ours, told
 from activebdl.registry import Registry
 from activebdl.regression import Moments
 from activebdl.scoring import Scorer, check_draws
@@ -98,6 +98,8 @@ class Selection:
     scores: Tensor | None = None
 
 
+_INTEGERS = (torch.long, torch.int, torch.short, torch.int8, torch.uint8)
+
 ScoreFunction = Callable[..., Tensor]
 """``f(log_probs [N, K, C]) -> scores [N]``, or ``f(moments) -> scores [N]`` for numbers."""
 
@@ -161,9 +163,19 @@ class Strategy:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All that it can be told beside the beta of a rule, the function's keyword-only parameters, as they are."""
-        parameters = inspect.signature(self.function).parameters.values()
-        return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY} | dict(self.options)
+        """All that it can be told beside the beta of a rule, as it is; what must be told and is not, is not there."""
+        defaults = {p.name: p.default for p in self._parameters if p.default is not p.empty}
+        return defaults | dict(self.options)
+
+    @property
+    def missing(self) -> list[str]:
+        """Names of the settings that have no default and were not told."""
+        return [p.name for p in self._parameters if p.default is p.empty and p.name not in self.options]
+
+    @property
+    def _parameters(self) -> list[inspect.Parameter]:
+        """The function's keyword-only ones."""
+        return [p for p in inspect.signature(self.function).parameters.values() if p.kind is p.KEYWORD_ONLY]
 
     @property
     def label(self) -> str:
@@ -173,9 +185,24 @@ class Strategy:
         return f"{self.name}({', '.join(values)})" if told else self.name
 
     def scores(self, predictions: Tensor) -> Tensor:
-        """The score of what draws say: ``[N, K, C]`` log-probabilities, or ``[N, K, 2]`` mean and variance."""
-        assert self.score is not None
-        return self.score(Moments.of(predictions) if self.target == "numbers" else predictions, **self.options)
+        """The score of what draws say: ``[N, K, C]`` log-probabilities, or ``[N, K, 2]`` mean and variance.
+
+        Raises:
+            UserError: A score of the user's own raises.
+        """
+        given = Moments.of(predictions) if self.target == "numbers" else predictions
+        return self._called(given, f"The score '{self.name}' fails on predictions {list(predictions.shape)}")
+
+    def _called(self, given: object, failure: str) -> Any:
+        """What the function gives; an error in one that is not the library's is the user's to mend."""
+        try:
+            return self.function(given, **self.options)
+        except UserError:
+            raise
+        except Exception as error:
+            if is_ours(self.function):
+                raise
+            raise UserError(f"{failure}: {told(error)}.") from error
 
     def select(self, query: Query) -> Selection:
         """Chooses Q distinct ids out of ``query.unlabelled``; all N where there are no more.
@@ -217,13 +244,22 @@ class Strategy:
         return scores / query.costs[query.unlabelled]
 
     def _joint(self, query: Query) -> Selection:
-        assert self.joint is not None
-        chosen: object = self.joint(query, **self.options)
-        if isinstance(chosen, Selection):
-            return chosen
-        if not isinstance(chosen, Tensor):
-            raise UserError(f"The strategy '{self.name}' must return a tensor of ids, not {type(chosen).__name__}.")
-        return Selection(chosen)
+        chosen: object = self._called(query, f"The strategy '{self.name}' failed")
+        ids, scores = _parts(chosen)
+        if not isinstance(ids, Tensor) or ids.dtype not in _INTEGERS:
+            got = ids.dtype if isinstance(ids, Tensor) else type(ids).__name__
+            raise UserError(f"The strategy '{self.name}' must return a tensor of ids, which are integers, not {got}.")
+        if scores is not None and not (isinstance(scores, Tensor) and scores.shape == ids.shape):
+            got = list(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+            raise UserError(
+                f"The strategy '{self.name}' must give one score for each of its {len(ids)} ids, not {got}."
+            )
+        return Selection(ids.long().cpu(), scores)
+
+
+def _parts(chosen: object) -> tuple[object, object]:
+    """Ids and scores of what a joint strategy gave."""
+    return (chosen.ids, chosen.scores) if isinstance(chosen, Selection) else (chosen, None)
 
 
 def _that_can_be_met(query: Query) -> Query:
@@ -365,14 +401,16 @@ def _is_whole(name: str) -> bool:
 
 
 def _with_options(strategy: Strategy, options: Mapping[str, Any]) -> Strategy:
-    defaults = replace(strategy, options={}).settings
+    bare = replace(strategy, options={})
+    known = [*bare.settings, *bare.missing]
     for key in options:
-        if key not in defaults:
+        if key not in known:
             raise UserError(
-                f"The strategy '{strategy.name}' takes no option '{key}'; its options: {', '.join(defaults) or 'none'}."
+                f"The strategy '{strategy.name}' takes no option '{key}'; its options: {', '.join(known) or 'none'}."
             )
-    told = {**strategy.options, **options}
-    return replace(strategy, options={key: value for key, value in told.items() if value != defaults[key]})
+    given = {**strategy.options, **options}.items()
+    same = object()  # as nothing that is given
+    return replace(strategy, options={key: value for key, value in given if value != bare.settings.get(key, same)})
 
 
 def strategy_names(target: str = "any", *, forms: bool = True) -> list[str]:

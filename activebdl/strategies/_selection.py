@@ -11,6 +11,7 @@ probabilities in proportion to
 so that a batch is less redundant, at no cost. N: items, Q: items chosen.
 """
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -76,6 +77,6 @@ def _gumbel_top_k(log_weights: Tensor, quantity: int, generator: torch.Generator
 
 
 def _positive(beta: float) -> float:
-    if not beta > 0:
-        raise UserError(f"The beta of a stochastic rule must be above 0, and is {beta}.")
+    if not 0 < beta < math.inf:  # at infinity weights are 0 or infinite, and all that are alike are drawn at random
+        raise UserError(f"The beta of a stochastic rule must be a number above 0, and is {beta}.")
     return beta

@@ -12,13 +12,15 @@ def check_target(strategy: Strategy, dataset: ActiveDataset) -> None:
     if strategy.target not in (kind, "any"):
         raise UserError(
             f"'{strategy.name}' is for {strategy.target}, and the labels of '{dataset.name}' are {kind}; "
-            f"take one of {', '.join(strategy_names(kind))} (a score of numbers takes 'moments')."
+            f"take one of {', '.join(strategy_names(kind, forms=False))} (a score of numbers takes 'moments')."
         )
 
 
 def check_strategy(strategy: Strategy, dataset: ActiveDataset, method: InferenceMethod, draws: int) -> None:
     """Refuses a strategy that cannot work with the data set, the posterior or the number of draws."""
     check_target(strategy, dataset)
+    if strategy.missing:
+        raise UserError(f"'{strategy.name}' has no default for its option '{strategy.missing[0]}'; say what it is.")
     if strategy.needs_costs and dataset.costs is None:
         raise UserError(
             f"'{strategy.name}' divides by what the label of an item costs, and the data set '{dataset.name}' has no "

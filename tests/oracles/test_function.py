@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -117,6 +118,14 @@ def test_annotations_hold_plain_numbers() -> None:
     for label in ("2", [1], 1j, np.zeros(2), torch.zeros(2)):
         with pytest.raises(UserError, match="An annotation's label is an integer"):
             Annotation(7, label)  # type: ignore[arg-type]
+
+
+def test_what_the_data_set_says_it_costs_is_paid_to_ones_own_function(dataset: ActiveDataset) -> None:
+    priced = replace(dataset, costs=torch.arange(1.0, len(dataset.pool) + 1))
+    oracle = make_oracle(lambda items: [0, None, 0], priced)
+    assert [annotation.cost for annotation in oracle.poll(oracle.submit(REQUEST))] == [8, 4, 6]
+    free = make_oracle(lambda items: [0, 0, 0], dataset)
+    assert [annotation.cost for annotation in free.poll(free.submit(REQUEST))] == [0, 0, 0]
 
 
 def test_the_datasets_own_labels(dataset: ActiveDataset) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from activebdl import Query, UserError, resolve
-from activebdl.build import make_strategy, resolved
+from activebdl.build import build, make_strategy, resolved
 from activebdl.spec import Named, read_spec
 
 
@@ -49,6 +49,34 @@ def test_options_that_it_does_not_take_are_told() -> None:
         resolve(blend, wieght=1)
     with pytest.raises(UserError, match="'bald' takes no option 'weight'; its options: none"):
         resolve("bald", weight=1)
+
+
+def needy(query: Query, *, step: int, width: int = 1) -> Tensor:
+    return query.unlabelled[::step][: query.quantity]
+
+
+def test_one_without_a_default_has_to_be_given() -> None:
+    name = f"{__name__}:needy"
+    with pytest.raises(UserError, match="'needy' has no default for its option 'step'"):
+        build(resolved(read_spec("digits-small", {"strategy": name})))
+    assert resolve(needy, step=3).label == "needy(step=3)"
+    assert resolved(read_spec("digits-small", {"strategy": {"name": name, "step": 2}})).strategy.options == {
+        "step": 2,
+        "width": 1,
+    }
+    with pytest.raises(UserError, match="'needy' takes no option 'pace'; its options: width, step"):
+        resolve(needy, pace=1)
+
+
+def test_types_that_only_a_checker_knows_are_no_hindrance(tmp_path: Path) -> None:
+    (tmp_path / "hinted.py").write_text(
+        "from __future__ import annotations\nimport functools\n"
+        "def first(log_probs: Unknown, *, weight: float = 1) -> Unknown:\n    return weight * log_probs[:, 0, 0]\n"
+        "part = functools.partial(first, weight=2)\n"
+    )
+    for name in ("first", "part"):
+        named = Named.model_validate({"name": f"{tmp_path / 'hinted.py'}:{name}", "weight": 3})
+        assert float(make_strategy(named).scores(torch.ones(1, 1, 1))) == 3
 
 
 def test_from_a_file_with_a_rule_in_front_checked_and_written_out(tmp_path: Path) -> None:

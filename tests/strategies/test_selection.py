@@ -68,8 +68,10 @@ def test_power_takes_scores_of_zero_last() -> None:
 def test_rules_refuse_what_they_cannot_weigh() -> None:
     with pytest.raises(UserError, match="not negative"):
         power(1.0)(torch.tensor([-1.0, 2.0]), 1, seeded(0))
-    with pytest.raises(UserError, match="beta"):
-        softmax(0.0)
+    for beta in (0.0, -1.0, math.inf, math.nan):
+        for rule in (power, softmax, softrank):
+            with pytest.raises(UserError, match="beta of a stochastic rule must be a number above 0"):
+                rule(beta)
 
 
 def test_a_high_beta_is_the_top() -> None:
@@ -113,12 +115,17 @@ def test_ids_are_not_positions_in_what_is_unlabelled(known_draws: Known) -> None
     assert best > 5  # so that position and id differ
 
 
+LIST: Any = [0, 1, 2]
 BAD: list[tuple[Callable[[Query], Any], str]] = [
     (lambda query: query.unlabelled[:2], "asked for 3 distinct ids"),
     (lambda query: query.unlabelled[:1].repeat(3), "asked for 3 distinct ids"),
     (lambda query: torch.tensor([0, 1, 5]), "item 5, which is not unlabelled"),
     (lambda query: torch.tensor([0, 1, 77]), "item 77, which is not unlabelled"),
-    (lambda query: [0, 1, 2], "must return a tensor of ids"),
+    (lambda query: [0, 1, 2], "must return a tensor of ids, which are integers, not list"),
+    (lambda query: query.unlabelled[:3].float(), "must return a tensor of ids, which are integers, not torch.float32"),
+    (lambda query: Selection(LIST), "must return a tensor of ids, .* not list"),
+    (lambda query: Selection(query.unlabelled[:3], torch.zeros(2)), r"one score for each of its 3 ids, not \[2\]"),
+    (lambda query: int("some"), r"'mine' failed: ValueError: .*'some' \(test_selection.py, line \d+\)"),
 ]
 
 
