@@ -175,7 +175,7 @@ class ActiveLearning:
         rng = generator(self.seed, round, "candidates" + again)
         query = Query(
             pool.unlabelled, pool.labelled, quantity, rng, None,
-            data.pool, data.normalise, data.costs, data.target_inputs,
+            data.pool, data.normalise, data.costs, data.target_inputs, pool.unlabelled,
         )  # fmt: skip
         if strategy.needs_model:  # fit, where the last round's results were in the journal already
             _ = belief.posterior

@@ -30,6 +30,7 @@ class Curve:
         counts: Labels at the end of each round.
         metrics: Of the test set, each with a value for each count.
         seconds: What the run took.
+        stopped: Whether a stopping rule ended it, so that it might have gone further.
     """
 
     strategy: str
@@ -38,6 +39,7 @@ class Curve:
     counts: tuple[int, ...]
     metrics: Mapping[str, tuple[float, ...]]
     seconds: float = 0.0
+    stopped: bool = False
 
     @property
     def headline(self) -> str:
@@ -77,7 +79,7 @@ def table(curves: Sequence[Curve], rows: int = 14) -> str:
         lines.append(f"{counts[at]:,}".rjust(14) + "".join(text.rjust(width) for text in cells))
     lines.append("-" * len(lines[0]))
     for target in TARGETS if of_classes else ():
-        cells = [_price_of(target, group, max(c.counts[-1] for c in curves)) for group in groups.values()]
+        cells = [_price_of(target, group) for group in groups.values()]
         lines.append(f"labels to {target:.0%}".rjust(14) + "".join(text.rjust(width) for text in cells))
     areas = [cell([_area(c, counts[-1]) for c in group]) for group in groups.values()]
     lines.append(("AULC" if of_classes else "mean RMSE").rjust(14) + "".join(text.rjust(width) for text in areas))
@@ -187,10 +189,10 @@ def _number(values: Sequence[float]) -> str:
     return f"{mean} ± {statistics.stdev(values):.2g}" if len(values) > 1 else mean
 
 
-def _price_of(target: float, group: Sequence[Curve], longest: int) -> str:
-    """Labels to the target; one that was stopped short of the longest run might still have got there."""
+def _price_of(target: float, group: Sequence[Curve]) -> str:
+    """Labels to the target; a run that a rule stopped might still have got there."""
     labels = [labels_to_accuracy(c.counts, c.heights, target) for c in group]
-    short = [c.counts[-1] for c, n in zip(group, labels, strict=True) if n is None and c.counts[-1] < longest]
+    short = [c.counts[-1] for c, n in zip(group, labels, strict=True) if n is None and c.stopped]
     return _price(labels, f"not by {min(short):,}" if short else "never")
 
 

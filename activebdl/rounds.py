@@ -1,7 +1,7 @@
 """What one round of the cycle brought."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 from activebdl.journal import RoundRecord
 from activebdl.oracles import Annotation
@@ -51,6 +51,7 @@ class Round:
     @staticmethod
     def of(number: int, new: Sequence[tuple[Annotation, float | None]], record: RoundRecord) -> "Round":
         """Of what is recorded of it, and the annotations, with their scores, that came in it."""
+        known = {field.name for field in fields(Round)}  # a later version may have recorded more
         return Round(
             number=number,
             n_labels=record.n_labels,
@@ -58,5 +59,5 @@ class Round:
             labels=tuple(annotation.label for annotation, _ in new if annotation.label is not None),
             scores=tuple(score for _, score in new),
             written_ms=record.written_ms,
-            **{key: value for key, value in record.results.items() if key != "predicted"},
+            **{key: value for key, value in record.results.items() if key in known},
         )

@@ -203,6 +203,7 @@ def curve_of(spec: RunSpec, rounds: list[Round]) -> Curve:
         counts=tuple(round.n_labels for round in rounds),
         metrics={name: tuple(round.metrics[name] for round in rounds) for name in names},
         seconds=sum(sum(round.seconds.values()) for round in rounds),
+        stopped=rounds[-1].stopped is not None,
     )
 
 

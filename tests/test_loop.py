@@ -1,4 +1,6 @@
+import contextlib
 import itertools
+import sqlite3
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -459,3 +461,12 @@ def test_what_a_fit_tells_of_itself_is_recorded(dataset: ActiveDataset, network:
     again = list(cycle(dataset, network, journal=tmp_path / "journal", **options))
     assert again == rounds
     assert all(round.diagnostics == {} for round in cycle(dataset, network))
+
+
+def test_what_a_later_version_recorded_beside_is_passed_over(
+    dataset: ActiveDataset, network: Network, tmp_path: Path
+) -> None:
+    rounds = list(cycle(dataset, network, journal=tmp_path / "journal"))
+    with contextlib.closing(sqlite3.connect(tmp_path / "journal", isolation_level=None)) as db:
+        db.execute("UPDATE rounds SET results = json_set(results, '$.regret', 0.5)")
+    assert list(cycle(dataset, network, journal=tmp_path / "journal")) == rounds

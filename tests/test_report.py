@@ -1,5 +1,6 @@
 import csv
 import io
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -36,8 +37,8 @@ def test_the_table_tells_means_prices_and_areas() -> None:
 
 
 ENDING_APART = [
-    curve("bald", 0, [0.5, 0.9], (20, 40)),
-    curve("bald", 1, [0.6, 0.8, 0.9]),
+    replace(curve("bald", 0, [0.5, 0.9], (20, 40)), stopped=True),
+    replace(curve("bald", 1, [0.6, 0.8, 0.9]), stopped=True),
     curve("random", 0, [0.5, 0.6, 0.7, 0.98], (20, 40, 60, 80)),
 ]
 
@@ -51,6 +52,8 @@ def test_curves_that_end_apart_are_compared_where_all_of_them_are() -> None:
     assert told["there"] == "90.00 ± 0.00       98.00 %"
     assert told["labels to 90%"].split() == ["40", "-", "60", "80"]
     assert told["labels to 98%"].split() == ["not", "by", "40", "80"]  # and not "never": it was not let go further
+    longest = replace(curve("bald", 0, [0.5, 0.9], (20, 40)), stopped=True)
+    assert rows(table([longest]))["labels to 98%"] == "not by 40"
     assert "ends at" not in rows(table(CURVES)) and rows(table(ENDING_APART[:1]))["AULC"] == "70.00 %"
     assert len(list(csv.DictReader(io.StringIO(to_csv(ENDING_APART))))) == 2 + 3 + 4
 

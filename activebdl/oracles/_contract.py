@@ -99,6 +99,10 @@ def sort_annotations(found: object, asked: Sequence[int], target: Target) -> tup
             mistakes.append(f"The oracle's poll must give annotations, not {type(annotation).__name__}.")
         elif annotation.id not in asked:
             mistakes.append(f"The oracle answered for item {annotation.id}, which it was not asked for.")
+        elif annotation.cost < 0:
+            mistakes.append(
+                f"The oracle's answer for item {annotation.id} costs {annotation.cost:g}, less than nothing."
+            )
         else:
             try:
                 good.append(replace(annotation, label=target.label(annotation.label)))

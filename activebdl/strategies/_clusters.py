@@ -19,6 +19,12 @@ AT_A_TIME = 1 << 22  # numbers of items, or distances, in memory at once
 ITERATIONS, TOLERANCE = 100, 1e-4  # Lloyd's end: so many, or a gain below this share
 
 
+def check_components(components: int) -> None:
+    """Refuses to keep no component."""
+    if components < 1:
+        raise UserError(f"Items are reduced to at least 1 of their components, not {components}.")
+
+
 def points(query: Query, ids: Tensor, components: int) -> tuple[Tensor, Tensor]:
     """The items' leading principal components, of their normalised inputs without the mean.
 
@@ -35,10 +41,8 @@ def points(query: Query, ids: Tensor, components: int) -> tuple[Tensor, Tensor]:
         points ``[N, P]`` in that order, float32.
 
     Raises:
-        UserError: No component, or an item with NaN or infinity.
+        UserError: An item with NaN or infinity.
     """
-    if components < 1:
-        raise UserError(f"Items are reduced to at least 1 of their components, not {components}.")
     width = query.items(ids[:1]).numel()
     narrow = _count_sketch(width, query.generator) if width > WIDEST else None
 

@@ -52,12 +52,26 @@ MOST = 2**31
 """Numbers in memory, 16 GiB, above which it refuses to begin."""
 
 
+def _check(
+    candidates: int | None, oversample: float, regularisation: float, components: int | None, binary: bool | None
+) -> None:
+    if candidates is not None and candidates < 1:
+        raise UserError(f"bait's option 'candidates' must be at least 1, or null for all, and is {candidates}.")
+    if not 1 <= oversample < math.inf:
+        raise UserError(f"bait's option 'oversample' must be at least 1, and is {oversample}.")
+    if not 0 < regularisation < math.inf:
+        raise UserError(f"bait's option 'regularisation' must be above 0, and is {regularisation}.")
+    if components is not None and components < 1:
+        raise UserError(f"bait's option 'components' must be at least 1, or null, and is {components}.")
+
+
 @joint_strategy(
     "bait",
     target="classes",
     needs=("draws", "features"),
     paper="Ash et al. 2021",
     memory="(C D)^2 + n (C^2 + D)",
+    check=_check,
 )
 def bait(
     query: Query,
@@ -85,9 +99,8 @@ def bait(
             are too many to tell all, 130 and more of 2,000 candidates, and a line tells it.
 
     Raises:
-        UserError: An option out of range, more than 16 GiB of memory, or features too large to be inverted.
+        UserError: More than 16 GiB of memory, or features too large to be inverted.
     """
-    _check(candidates, oversample, regularisation, components)
     ids = _candidates(query, candidates)
     p, h = class_probabilities(query, ids), query.model.features(ids)
     quiet = replace(query, scorer=replace(query.model, on_items=ignore))  # the progress is of unlabelled items
@@ -284,14 +297,3 @@ def _blocks(n: int, width: int) -> Iterator[slice]:
     """Slices of n items, so that a block of ``width`` numbers an item is not too large."""
     rows = max(1, BLOCK // width)
     return (slice(start, start + rows) for start in range(0, n, rows))
-
-
-def _check(candidates: int | None, oversample: float, regularisation: float, components: int | None) -> None:
-    if candidates is not None and candidates < 1:
-        raise UserError(f"bait's option 'candidates' must be at least 1, or null for all, and is {candidates}.")
-    if not 1 <= oversample < math.inf:
-        raise UserError(f"bait's option 'oversample' must be at least 1, and is {oversample}.")
-    if not 0 < regularisation < math.inf:
-        raise UserError(f"bait's option 'regularisation' must be above 0, and is {regularisation}.")
-    if components is not None and components < 1:
-        raise UserError(f"bait's option 'components' must be at least 1, or null, and is {components}.")

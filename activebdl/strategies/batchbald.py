@@ -19,7 +19,19 @@ _SURE = 4  # standard errors by which an estimate is taken to be uncertain
 _ROUNDING = 32  # machine epsilons by which a gain is
 
 
-@joint_strategy("batchbald", target="classes", needs_disagreement=True, paper="Kirsch et al. 2019", memory="N K C")
+def _check(exact: int, samples: int) -> None:
+    if exact < 1 or samples < 2:
+        raise UserError(f"batchbald needs exact >= 1 and samples >= 2 outcomes, not {exact} and {samples}.")
+
+
+@joint_strategy(
+    "batchbald",
+    target="classes",
+    needs_disagreement=True,
+    paper="Kirsch et al. 2019",
+    memory="N K C",
+    check=_check,
+)
 def batchbald(query: Query, *, exact: int = 10_000, samples: int = 10_000) -> Selection:
     """Mutual information of a whole batch's labels and the weights, in nats: 0 <= I <= log K.
 
@@ -37,8 +49,6 @@ def batchbald(query: Query, *, exact: int = 10_000, samples: int = 10_000) -> Se
         exact: The most outcomes of a batch's labels that are enumerated.
         samples: How many outcomes are drawn where there are more.
     """
-    if exact < 1 or samples < 2:
-        raise UserError(f"batchbald needs exact >= 1 and samples >= 2 outcomes, not {exact} and {samples}.")
     log_probs = query.model.predictions(query.unlabelled)
     with torch.inference_mode():
         chosen, gains = greedy(log_probs, query.quantity, query.generator, exact=exact, samples=samples)

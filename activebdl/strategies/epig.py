@@ -16,12 +16,18 @@ from activebdl.strategies._joint_entropy import BLOCK
 from activebdl.strategies._selection import top_k
 
 
+def _check(targets: int) -> None:
+    if targets < 1:
+        raise UserError(f"epig needs at least 1 of the targets, not {targets}.")
+
+
 @joint_strategy(
     "epig",
     target="classes",
     needs_disagreement=True,
     paper="Bickford Smith et al. 2023",
     memory="N + T K C",
+    check=_check,
 )
 def epig(query: Query, *, targets: int = 200) -> Selection:
     """What a label would tell of the labels of other items, in nats: 0 <= EPIG <= BALD.
@@ -30,16 +36,14 @@ def epig(query: Query, *, targets: int = 200) -> Selection:
 
     where ``p(y, y* | x, x*) = 1/K sum_k p_k(y | x) p_k(y* | x*)``. `bald` asks what tells most about the weights, also
     about those that matter to no prediction; EPIG asks what tells most about predictions. It is the mean over target
-    inputs x*, drawn from the data set's ``target_inputs``, or from what is unlabelled where it has none; the top Q are
-    chosen, and the scores are their EPIG.
+    inputs x*, drawn from the data set's ``target_inputs``, or from all that is unlabelled where it has none. The top Q
+    are chosen, and the scores are their EPIG.
 
     Args:
         query: What there is to choose from.
         targets: T, how many target inputs are drawn; the time grows with it.
     """
-    if targets < 1:
-        raise UserError(f"epig needs at least 1 of the targets, not {targets}.")
-    model, ids = query.model, query.unlabelled
+    model, ids = query.model, query.population
     if query.target_inputs is not None:
         model, ids = (
             replace(model, inputs=query.target_inputs, called="target input"),

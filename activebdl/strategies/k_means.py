@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 
 from activebdl.strategies import Query, joint_strategy
-from activebdl.strategies._clusters import in_turn, lloyd, points
+from activebdl.strategies._clusters import check_components, in_turn, lloyd, points
 
 
-@joint_strategy("k_means", needs=("items",), paper="Kang et al. 2004", memory="N P")
+@joint_strategy("k_means", needs=("items",), paper="Kang et al. 2004", memory="N P", check=check_components)
 def k_means(query: Query, *, components: int = 50) -> Tensor:
     """The item nearest to each of Q centres of k-means over the unlabelled items.
 

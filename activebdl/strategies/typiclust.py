@@ -5,10 +5,16 @@ from torch import Tensor
 
 from activebdl.errors import UserError
 from activebdl.strategies import Query, joint_strategy
-from activebdl.strategies._clusters import AT_A_TIME, in_turn, lloyd, points
+from activebdl.strategies._clusters import AT_A_TIME, check_components, in_turn, lloyd, points
 
 
-@joint_strategy("typiclust", needs=("items",), paper="Hacohen et al. 2022", memory="N P")
+def _check(components: int, max_clusters: int, neighbours: int) -> None:
+    check_components(components)
+    if max_clusters < 1 or neighbours < 1:
+        raise UserError(f"typiclust needs at least 1 cluster and 1 neighbour, not {max_clusters} and {neighbours}.")
+
+
+@joint_strategy("typiclust", needs=("items",), paper="Hacohen et al. 2022", memory="N P", check=_check)
 def typiclust(query: Query, *, components: int = 50, max_clusters: int = 500, neighbours: int = 20) -> Tensor:
     """The most typical item of each of the largest clusters without a label.
 
@@ -26,8 +32,6 @@ def typiclust(query: Query, *, components: int = 50, max_clusters: int = 500, ne
         max_clusters: Clusters, at most.
         neighbours: k, at most; a smaller cluster has fewer.
     """
-    if max_clusters < 1 or neighbours < 1:
-        raise UserError(f"typiclust needs at least 1 cluster and 1 neighbour, not {max_clusters} and {neighbours}.")
     labelled = query.labelled.long()
     ids, x = points(query, torch.cat([labelled, query.unlabelled]).sort().values, components)
     count = min(len(labelled) + query.quantity, max_clusters)

@@ -99,6 +99,7 @@ def test_a_function_that_raises_is_told_with_its_error() -> None:
         ([Annotation(4, 0)], "item 4, which it was not asked for"),
         ([Annotation(7, 3)], "item 7 the label 3; labels run from 0 to 2"),
         ([Annotation(7, -2)], "label -2"),
+        ([Annotation(7, 2, cost=-0.5)], "answer for item 7 costs -0.5, less than nothing"),
         ([(7, 1)], "must give annotations, not tuple"),
     ],
 )

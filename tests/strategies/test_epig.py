@@ -155,3 +155,12 @@ def test_target_inputs_of_the_data_set_are_what_predictions_are_wanted_for() -> 
         assert told.scores is not None and told.scores.tolist() == pytest.approx(expected, abs=1e-6)
         assert set(told.ids.tolist()) == (set(range(4)) if target < 4 else set(range(4, 8)))
     assert chosen(None, 0).scores is not None
+
+
+def test_candidates_narrow_the_choice_and_not_what_is_predicted() -> None:
+    votes = torch.tensor([[0.9, 0.9, 0.1, 0.1], [0.8, 0.2, 0.8, 0.2]], dtype=torch.double)
+    log_probs = torch.stack([votes, 1 - votes], dim=2).log()[[0, 1, 1, 1, 1]]
+    query = replace(saying(log_probs).query(1), unlabelled=torch.tensor([0, 1]))
+    assert resolve("epig", targets=5).select(query).ids.tolist() == [0]
+    narrowed = replace(query, chosen_from=torch.arange(5))  # most are like item 1
+    assert resolve("epig", targets=5).select(narrowed).ids.tolist() == [1]

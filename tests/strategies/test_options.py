@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from activebdl import Query, UserError, resolve
+from activebdl import Query, Selection, UserError, resolve
 from activebdl.build import build, make_strategy, resolved
 from activebdl.spec import Named, read_spec
+from activebdl.strategies import Strategy
 
 
 def blend(log_probs: Tensor, *, weight: float = 0.5, power: int = 1) -> Tensor:
@@ -89,3 +90,38 @@ def test_from_a_file_with_a_rule_in_front_checked_and_written_out(tmp_path: Path
     assert make_strategy(spec.strategy).label == "blend(weight=2)"
     with pytest.raises(UserError, match="'weight' of the strategy .* not 'much'"):
         make_strategy(Named.model_validate({"name": name, "weight": "much"}))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("batchbald", {"exact": 0}, "exact >= 1 and samples >= 2"),
+        ("epig", {"targets": 0}, "at least 1 of the targets"),
+        ("bait", {"oversample": 0.2}, "'oversample' must be at least 1"),
+        ("typiclust", {"neighbours": 0}, "at least 1 cluster and 1 neighbour"),
+        ("k_means", {"components": 0}, "at least 1 of their components"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_there_is_a_query(name: str, options: dict[str, float], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        resolve(name, **options)
+
+
+def test_a_check_of_ones_own_is_called_with_all_settings() -> None:
+    seen: list[dict[str, object]] = []
+
+    def check(**settings: object) -> None:
+        seen.append(settings)
+
+    known = Strategy("every", joint=every, check=check)
+    assert resolve(known, step=3).options == {"step": 3}
+    assert seen == [{"step": 3}]
+
+
+def test_a_joint_score_that_is_nan_is_refused() -> None:
+    def unsure(query: Query) -> Selection:
+        return Selection(query.unlabelled[: query.quantity], torch.full((query.quantity,), torch.nan))
+
+    query = Query(torch.arange(10), torch.tensor([]), 3, torch.Generator())
+    with pytest.raises(UserError, match="'unsure' gave a score that is NaN"):
+        Strategy("unsure", joint=unsure, needs=(), target="any").select(query)
