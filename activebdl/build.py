@@ -254,6 +254,8 @@ def _with_defaults(named: Named, maker: Callable[..., Any]) -> Named:
     defaults = {
         name: parameter.default
         for name, parameter in inspect.signature(maker).parameters.items()
-        if parameter.kind is parameter.KEYWORD_ONLY and name not in ("cache", "progress")
+        if parameter.kind is parameter.KEYWORD_ONLY
+        and parameter.default is not parameter.empty
+        and name not in ("cache", "progress")
     }
     return Named.model_validate({"name": named.name, **defaults, **named.options})

@@ -183,12 +183,16 @@ def list_things(
 @app.command()
 def data(
     name: Annotated[str, typer.Argument(help="A data set's name.")] = "mnist",
+    set: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of it, e.g. repeats=5.")
+    ] = None,
     cache: Annotated[Path | None, typer.Option(help="Where the bytes are kept.")] = None,
 ) -> None:
     """Fetches a data set, checks its bytes, and tells what it is."""
-    from activebdl.data import load
+    from activebdl.build import make_dataset
+    from activebdl.spec import Named
 
-    dataset = load(name, cache=cache)
+    dataset = make_dataset(Named.model_validate({**_assigned(set), "name": name}), cache=cache)
     shape = " x ".join(str(side) for side in dataset.input_shape)
     typer.echo(f"{dataset.name}: pool {len(dataset.pool):,}, test {len(dataset.test):,}, items of {shape}")
     if dataset.classes:
@@ -288,15 +292,21 @@ def _changes(
         changes["posterior"] = named_posterior(read_spec(source), posterior).model_dump()
     if query_size is not None:
         changes["growth"] = 0.0  # whoever says a size wants that size every time
-    for assignment in set or []:
+    return changes | _assigned(set)
+
+
+def _assigned(assignments: list[str] | None) -> dict[str, Any]:
+    """What every ``--set KEY=VALUE`` says."""
+    values: dict[str, Any] = {}
+    for assignment in assignments or []:
         key, equals, value = assignment.partition("=")
         if not equals or not key:
             raise UserError(f"--set takes KEY=VALUE, such as posterior.training.steps=400, not '{assignment}'.")
         try:
-            changes[key] = yaml.safe_load(value)
+            values[key] = yaml.safe_load(value)
         except yaml.YAMLError:
             raise UserError(f"--set {key}: '{value}' is not a YAML value.") from None
-    return changes
+    return values
 
 
 def _seeds(text: str) -> tuple[int, ...]:

@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from activebdl.candidates import Candidates
 from activebdl.counts import check_counts
-from activebdl.data.dataset import ActiveDataset, Inputs, Labelled
+from activebdl.data.dataset import ActiveDataset, Labelled
+from activebdl.data.inputs import Inputs
 from activebdl.devices import choose_device
 from activebdl.errors import UserError
 from activebdl.evaluation import evaluate

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from activebdl.data.dataset import Inputs, Normalise, chunks
+from activebdl.data.dataset import Normalise
+from activebdl.data.inputs import Inputs, chunks
 from activebdl.errors import UserError
 from activebdl.posteriors import Draws
 from activebdl.progress import Advance

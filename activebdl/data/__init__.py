@@ -8,11 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from activebdl.data.dataset import ActiveDataset, Labelled, Normalise, StreamedInputs
+from activebdl.data.dataset import ActiveDataset, Labelled, Normalise
+from activebdl.data.inputs import MappedInputs, StreamedInputs
 from activebdl.errors import UserError
 from activebdl.registry import Registry
 
-__all__ = ["ActiveDataset", "Labelled", "Normalise", "StreamedInputs", "dataset", "datasets", "load"]
+__all__ = ["ActiveDataset", "Labelled", "MappedInputs", "Normalise", "StreamedInputs", "dataset", "datasets", "load"]
 
 Maker = Callable[..., ActiveDataset]
 M = TypeVar("M", bound=Maker)
@@ -53,6 +54,14 @@ def load(name: str, *, cache: Path | None = None, progress: bool = True, **optio
     if unknown:
         takes = ", ".join(sorted(set(accepted) - {"cache", "progress"})) or "none"
         raise UserError(f"The dataset '{name}' takes no option '{unknown[0]}'; its options: {takes}.")
+    needed = [
+        key
+        for key, p in accepted.items()
+        if p.default is p.empty and p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
+    missing = [key for key in needed if key not in options]
+    if missing:
+        raise UserError(f"The dataset '{name}' needs the option '{missing[0]}'; it needs: {', '.join(needed)}.")
     made: object = maker(**options)
     if not isinstance(made, ActiveDataset):
         raise UserError(f"The dataset '{name}' returned {type(made).__name__}; it must return an ActiveDataset.")

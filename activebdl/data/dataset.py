@@ -1,80 +1,27 @@
 """What the cycle learns from: a pool of inputs without labels, and a labelled test set that touches no choice.
 
-Inputs are kept as they are stored (uint8 for images) and normalised chunk by chunk on the device.
+Inputs are kept as they are stored (uint8 for images) and normalised chunk by chunk on the device. Those that are larger
+than memory stay where they are, see `activebdl.data.inputs`.
 N: pool items, T: test items, B: items of a chunk, C: classes.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, cast
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from activebdl.data.inputs import Inputs, Key, MappedInputs, StreamedInputs, as_tensor, check_axes, single
 from activebdl.errors import UserError
 from activebdl.likelihoods import Likelihood
 from activebdl.targets import Classes, Label, Numbers, Target
 
-
-class Inputs(Protocol):
-    """Items that are taken by id: a tensor is one, and so is `StreamedInputs`."""
-
-    def __len__(self) -> int: ...
-    def __getitem__(self, ids: Tensor, /) -> Tensor: ...
-
-
-class StreamedInputs:
-    """The inputs of a map-style torch ``Dataset``, read item by item, so that it may be larger than memory.
-
-    Args:
-        source: ``source[i]`` gives a tensor or array, or a tuple whose first entry is one.
-        workers: Processes that read ahead while a chunk is worked on; 0 reads in this process.
-    """
-
-    def __init__(self, source: TorchDataset[Any], workers: int = 0) -> None:
-        if not hasattr(source, "__len__"):
-            raise UserError("A pool needs a map-style Dataset, one with __len__ and __getitem__.")
-        self.source = source
-        self.workers = workers
-
-    def __len__(self) -> int:
-        return len(cast(Sequence[Any], self.source))
-
-    def item(self, id: int) -> Tensor:
-        """The input with that id, without its label."""
-        found = self.source[id]
-        found = found[0] if isinstance(found, tuple | list) else found
-        return _single(torch.as_tensor(found))
-
-    def __getitem__(self, ids: Tensor, /) -> Tensor:
-        return torch.stack([self.item(int(i)) for i in ids])
-
-    def stream(self, ids: Tensor, size: int) -> Iterator[Tensor]:
-        """The items with these ids, in this order, in stacks of ``size``."""
-        reader = _ItemsByPosition(self, ids)
-        return iter(DataLoader(reader, batch_size=size, num_workers=self.workers, collate_fn=torch.stack))
-
-
-class _ItemsByPosition(TorchDataset[Tensor]):
-    def __init__(self, inputs: StreamedInputs, ids: Tensor) -> None:
-        self.inputs, self.ids = inputs, ids
-
-    def __len__(self) -> int:
-        return len(self.ids)
-
-    def __getitem__(self, position: int) -> Tensor:
-        return self.inputs.item(int(self.ids[position]))
-
-
-def chunks(inputs: Inputs, ids: Tensor, size: int) -> Iterator[Tensor]:
-    """The items with these ids, in this order, in stacks ``[<=size, ...]``."""
-    if isinstance(inputs, StreamedInputs):
-        return inputs.stream(ids, size)
-    return (inputs[ids[start : start + size]] for start in range(0, len(ids), size))
+Array = Tensor | np.ndarray[Any, Any]
 
 
 @dataclass(frozen=True)
@@ -166,19 +113,22 @@ class ActiveDataset:
 
     @staticmethod
     def from_arrays(
-        pool: Tensor | np.ndarray[Any, Any],
-        labels: Tensor | np.ndarray[Any, Any] | None,
-        test: Tensor | np.ndarray[Any, Any],
-        test_labels: Tensor | np.ndarray[Any, Any],
+        pool: Array | str | Path,
+        labels: Array | None,
+        test: Array | str | Path,
+        test_labels: Array,
         *,
         name: str = "custom",
         classes: Sequence[str] | None = None,
         numbers: Numbers | None = None,
         normalise: Normalise | None = None,
-        costs: Tensor | np.ndarray[Any, Any] | None = None,
-        target_inputs: Tensor | np.ndarray[Any, Any] | None = None,
+        costs: Array | None = None,
+        target_inputs: Array | str | Path | None = None,
     ) -> "ActiveDataset":
         """A data set of the user's own tensors or arrays.
+
+        Inputs may be larger than memory: the path of a ``.npy`` file, or what ``np.load("pool.npy", mmap_mode="r")``
+        gives. Such a file is read chunk by chunk; NaN and infinity in it are told when they are met, not here.
 
         Args:
             pool: ``[N, ...]``; uint8 is normalised by 1/255 unless ``normalise`` says otherwise.
@@ -191,20 +141,21 @@ class ActiveDataset:
             normalise: How stored inputs become what a network reads.
             costs: ``[N]`` positive numbers, what a label of each item costs; see "per_cost_" in `activebdl.strategies`.
             target_inputs: ``[M, ...]`` inputs that predictions will be wanted for, where the pool is not like them.
+
+        Raises:
+            UserError: What cannot be, such as labels that are too few, NaN in memory, or a file without an array.
         """
         x, t = _inputs(pool), _inputs(test)
         target = None if classes is None and numbers is None else _target(classes, numbers)
         column = _floats if isinstance(target, Numbers) else _integers
         y = None if labels is None else column(labels, "labels")
         test_y = column(test_labels, "test_labels")
-        if normalise is None:
-            normalise = Normalise(scale=255.0) if x.dtype == torch.uint8 else Normalise()
         costs = None if costs is None else _floats(costs, "costs")
         if target is None:
             highest = max(int(v.max()) for v in (y, test_y) if v is not None and len(v))
             target = Classes(tuple(str(c) for c in range(highest + 1)))
         wanted = None if target_inputs is None else _inputs(target_inputs)
-        return ActiveDataset(name, x, y, t, test_y, target, normalise, costs, wanted)
+        return ActiveDataset(name, x, y, t, test_y, target, normalise or _unit_range(x), costs, wanted)
 
     @staticmethod
     def from_datasets(
@@ -214,30 +165,42 @@ class ActiveDataset:
         classes: Sequence[str] | None = None,
         numbers: Numbers | None = None,
         name: str = "custom",
-        labels: Tensor | np.ndarray[Any, Any] | None = None,
+        labels: Array | None = None,
         normalise: Normalise | None = None,
-        costs: Tensor | np.ndarray[Any, Any] | None = None,
+        costs: Array | None = None,
         workers: int = 0,
+        input: Key | None = None,
+        label: Key | None = None,
     ) -> "ActiveDataset":
         """A data set of map-style torch ``Dataset`` objects, whose inputs are streamed and never held whole.
 
+        Items may be tuples or dicts, so Hugging Face's ``datasets.Dataset`` is one of these too:
+        ``from_datasets(pool, test, input="image", label="label", classes=pool.features["label"].names)``.
+
         Args:
-            pool: ``pool[i]`` is an input, or a tuple that starts with one.
-            test: ``test[i]`` is ``(input, label)``.
+            pool: ``pool[i]`` is an input, a tuple that starts with one, or a dict that has one; see
+                `activebdl.data.StreamedInputs` for what an input may be.
+            test: ``test[i]`` is ``(input, label)``, or a dict that has both.
             classes: Names of the C classes, or
             numbers: when labels are numbers, ``Numbers()`` or one that knows more of their noise.
             name: How it is called in reports.
             labels: ``[N]`` for the data set's own oracle; None when an oracle of yours gives them.
-            normalise: How stored inputs become what a network reads; unchanged when not given.
+            normalise: How stored inputs become what a network reads; uint8 is normalised by 1/255 when not given.
             costs: ``[N]`` positive numbers, what a label of each item costs; see "per_cost_" in `activebdl.strategies`.
             workers: Processes that read ahead.
+            input: The key of the input, where items are dicts, or its place in a tuple.
+            label: The key of the label in a test item, or its place in a tuple.
+
+        Raises:
+            UserError: What cannot be, such as a label that is none or an item that cannot be read.
         """
         target = _target(classes, numbers)
         column = _floats if isinstance(target, Numbers) else _integers
-        test_labels = _read_labels(test, target)
+        pool_inputs, test_inputs = StreamedInputs(pool, workers, input), StreamedInputs(test, workers, input)
+        test_labels = _read_labels(test_inputs, label, target)
         y = None if labels is None else column(labels, "labels")
-        pool_inputs, test_inputs = StreamedInputs(pool, workers), StreamedInputs(test, workers)
-        normalise = normalise or Normalise()
+        if normalise is None:
+            normalise = _unit_range(pool_inputs) if len(pool_inputs) else Normalise()
         costs = None if costs is None else _floats(costs, "costs")
         return ActiveDataset(name, pool_inputs, y, test_inputs, test_labels, target, normalise, costs)
 
@@ -272,11 +235,20 @@ class Labelled:
         return self.inputs.device
 
 
-def _inputs(x: Tensor | np.ndarray[Any, Any]) -> Tensor:
+def _inputs(x: Array | str | Path) -> Inputs:
+    if isinstance(x, str | Path):
+        return MappedInputs.open(x)
+    if isinstance(x, np.memmap):
+        return MappedInputs(x)
     tensor = _tensor(x, "inputs")
-    if tensor.dim() < 2:
-        raise UserError(f"Inputs need at least two axes, items and features, not the shape {tuple(tensor.shape)}.")
-    return _single(tensor)
+    check_axes(tensor.shape)
+    return single(tensor)
+
+
+def _unit_range(inputs: Inputs) -> Normalise:
+    """uint8, which images are, from 0 to 1, and all else as it is."""
+    stored = inputs.dtype if isinstance(inputs, Tensor) else inputs[torch.tensor([0])].dtype
+    return Normalise(scale=255.0) if stored == torch.uint8 else Normalise()
 
 
 def _target(classes: Sequence[str] | None, numbers: Numbers | None) -> Target:
@@ -290,11 +262,11 @@ def _target(classes: Sequence[str] | None, numbers: Numbers | None) -> Target:
     return numbers
 
 
-def _read_labels(data: TorchDataset[Any], target: Target) -> Tensor:
-    """The labels of a map-style data set whose items are ``(input, label)``."""
+def _read_labels(data: StreamedInputs, key: Key | None, target: Target) -> Tensor:
+    """The labels of a map-style data set whose items are ``(input, label)``, or dicts that have both."""
     labels: list[Label] = []
-    for i in range(len(cast(Sequence[Any], data))):
-        given = data[i][1]
+    for i in range(len(data)):
+        given = data.entry(i, key, 1, "label")
         try:
             labels.append(target.label(given))
         except UserError as error:
@@ -304,19 +276,14 @@ def _read_labels(data: TorchDataset[Any], target: Target) -> Tensor:
     return torch.tensor(labels, dtype=target.dtype)
 
 
-def _single(tensor: Tensor) -> Tensor:
-    """float32 in place of numpy's float64 and of half precision: what networks are made of."""
-    return tensor.float() if tensor.is_floating_point() else tensor
-
-
 def _tensor(given: object, what: str) -> Tensor:
     try:
-        return torch.as_tensor(given).detach()
+        return as_tensor(given).detach()
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{what} must be a tensor or an array of numbers: {error}.") from None
 
 
-def _integers(y: Tensor | np.ndarray[Any, Any], what: str) -> Tensor:
+def _integers(y: Array, what: str) -> Tensor:
     tensor = _tensor(y, what)
     if tensor.is_floating_point() or tensor.dim() != 1:
         raise UserError(
@@ -326,7 +293,7 @@ def _integers(y: Tensor | np.ndarray[Any, Any], what: str) -> Tensor:
     return tensor.long()
 
 
-def _floats(y: Tensor | np.ndarray[Any, Any], what: str) -> Tensor:
+def _floats(y: Array, what: str) -> Tensor:
     tensor = _tensor(y, what)
     if tensor.is_complex() or tensor.dim() != 1:
         raise UserError(f"{what} must be one number per item, not {tensor.dtype} of shape {tuple(tensor.shape)}.")

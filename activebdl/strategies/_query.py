@@ -5,7 +5,8 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from activebdl.data.dataset import Inputs, Normalise
+from activebdl.data.dataset import Normalise
+from activebdl.data.inputs import Inputs
 from activebdl.errors import UserError
 from activebdl.scoring import Scorer
 

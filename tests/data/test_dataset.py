@@ -8,7 +8,7 @@ from torch.utils.data import Dataset
 
 from activebdl import ActiveDataset, Classes, Normalise, Numbers, UserError, load
 from activebdl.data import StreamedInputs
-from activebdl.data.dataset import chunks
+from activebdl.data.inputs import chunks
 
 
 class Squares(Dataset[tuple[Tensor, int]]):
