@@ -68,7 +68,7 @@ class Scorer:
         """
         if self.read_features is None:
             raise UserError(f"{type(self.draws).__name__} has no features, which the strategy looks at.")
-        parts: list[Tensor] = []
+        rows = _Rows(len(ids))
         done = 0
         for x in self._chunks(ids):
             part = self.read_features(x).float().cpu()
@@ -78,26 +78,28 @@ class Scorer:
                     f"The features of {self.called} {int(ids[done : done + len(x)][~finite][0])} hold NaN or infinity; "
                     f"{_LOOK}."
                 )
-            parts.append(part)
+            rows.add(part, len(x))
             done += len(x)
-        return torch.cat(parts).clone() if parts else torch.empty(0)
+        return rows.values
 
     def reduce(self, ids: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
         """Applies ``f(predictions [B, K, ...]) -> [B, ...]`` chunk by chunk; joins the results, in the order of ids.
 
         Raises:
-            UserError: Predictions that cannot be, such as NaN; the sentence has the item's id.
+            UserError: Predictions that cannot be, such as NaN; the sentence has the item's id. Or ``f`` did not give
+                one row per item.
         """
-        parts: list[Tensor] = []
+        rows = _Rows(len(ids))
         done = 0
         for x in self._chunks(ids):
             predictions = self.predict(self.draws, x)
             self._refuse_impossible(predictions, ids[done : done + len(x)])
             with torch.inference_mode():
-                parts.append(f(predictions).cpu())
+                part = f(predictions).cpu()
+            rows.add(part, len(x))
             done += len(x)
             self.on_items(len(x))
-        return torch.cat(parts).clone() if parts else torch.empty(0)
+        return rows.values
 
     def scores(self, ids: Tensor, score: Score) -> Tensor:
         """``score`` of every item in ``ids``: ``[len(ids)]``, float64.
@@ -134,6 +136,27 @@ class Scorer:
         """These items as the network reads them, on its device, some at a time."""
         for raw in chunks(self.inputs, ids, self.chunk or default_chunk(self.device)):
             yield self.normalise(raw.to(self.device, non_blocking=True))
+
+
+class _Rows:
+    """What chunks give, written into one tensor as it comes.
+
+    A list of small results, each kept while large chunks come and go around it, would tear the heap: the process would
+    grow by the size of the whole pool.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count, self.done = count, 0
+        self.values = torch.empty(0)
+
+    def add(self, part: Tensor, items: int) -> None:
+        """The next ``items`` rows."""
+        if part.dim() == 0 or len(part) != items:
+            raise UserError(f"A reduction gives one row per item; for {items} items it gave {list(part.shape)}.")
+        if self.done == 0:
+            self.values = torch.empty(self.count, *part.shape[1:], dtype=part.dtype)
+        self.values[self.done : self.done + items] = part
+        self.done += items
 
 
 def checked_scores(score: Score, predictions: Tensor) -> Tensor:

@@ -1,7 +1,10 @@
+import re
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -9,6 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from activebdl import MAP, ActiveDataset, ActiveLearning, MCDropout, Normalise, Numbers, Training, UserError
+from activebdl.data import MappedInputs
 from activebdl.scoring import Scorer, check_draws, entropy, predictive
 
 Known = Callable[[Tensor], Any]
@@ -40,6 +44,36 @@ def test_scores_do_not_depend_on_chunks_or_order(chunk: int, order: list[int]) -
 def test_log_probs_come_in_the_order_of_the_ids(known_draws: Known) -> None:
     table, ids = random_table(), torch.tensor([7, 3, 49])
     assert torch.equal(scorer(known_draws(table), 50, chunk=2).predictions(ids), table[ids])
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells it there")
+def test_scores_of_a_long_pool_take_no_memory_but_their_own(tmp_path: Path) -> None:
+    n, size = 150_000, 784
+    np.lib.format.open_memmap(tmp_path / "pool.npy", "w+", np.uint8, (n, size))  # a file of holes: it takes no room
+    seen: list[int] = []
+
+    class Sums:
+        count = 2
+
+        def log_probs(self, x: Tensor) -> Tensor:
+            return -1.0 - x.sum(dim=1)[:, None, None].expand(-1, 2, 3)
+
+    def look(count: int) -> None:
+        seen.append(1024 * int(re.findall(r"VmRSS:\s+(\d+) kB", Path("/proc/self/status").read_text())[0]))
+
+    inputs = MappedInputs.open(tmp_path / "pool.npy")
+    scores = Scorer(Sums(), inputs, Normalise(), CPU, 256, look).scores(torch.arange(n), first_class)
+    assert scores.shape == (n,)
+    assert max(seen) - seen[0] < n * size / 4  # a sixteenth of what the pool takes in float32
+    assert len(seen) == -(-n // 256)
+
+
+def test_a_reduction_gives_one_row_per_item(known_draws: Known) -> None:
+    model = scorer(known_draws(random_table()), 50, chunk=8)
+    for wrong in (lambda log_probs: log_probs.sum(), lambda log_probs: log_probs[:1]):  # pyright: ignore[reportUnknownVariableType]
+        with pytest.raises(UserError, match="A reduction gives one row per item; for 8 items it gave"):
+            model.reduce(torch.arange(50), wrong)
+    assert model.reduce(torch.arange(0), first_class).shape == (0,)
 
 
 def test_progress_counts_every_item_once(known_draws: Known) -> None:

@@ -246,6 +246,8 @@ class Faulty(Dataset[Any]):
                 raise OSError("the disk is gone")
             if self.fault == "exits":
                 os._exit(3)
+            if self.fault == "sleeps":
+                time.sleep(600)
             if self.fault == "killed":
                 os.kill(os.getpid(), signal.SIGKILL)
             return {
@@ -293,9 +295,9 @@ def test_a_worker_that_dies_is_one_sentence_with_the_item(fault: str, how: str, 
         list(chunks(inputs, torch.arange(40), 6))
 
 
-def test_a_stream_that_is_left_ends_its_workers() -> None:
+def test_a_stream_that_is_left_ends_its_workers_in_the_middle_of_an_item() -> None:
     before = multiprocessing.active_children()
-    stream = chunks(StreamedInputs(Faulty(-1, ""), 2), torch.arange(40), 6)
+    stream = chunks(StreamedInputs(Faulty(17, "sleeps"), 2), torch.arange(40), 6)
     next(stream)
     assert len(multiprocessing.active_children()) == len(before) + 2
     stream.close()  # pyright: ignore[reportAttributeAccessIssue]
