@@ -18,8 +18,9 @@ def is_ours(thing: object) -> bool:
 
 
 def told(error: Exception) -> str:
-    """What the user's own code raised when we called it: its kind and words, and the line of that code, if any."""
-    text = f"{type(error).__name__}: {error}".rstrip(".")
+    """What the user's own code raised when we called it: its kind and first line, and the line of that code, if any."""
+    words = str(error).strip().partition("\n")[0]  # some go on for pages
+    text = f"{type(error).__name__}: {words}".rstrip(".")
     _, *deeper = traceback.extract_tb(error.__traceback__)  # the first is of the caller
     frames = [frame for frame in deeper if not frame.filename.startswith("<")]  # not what a dataclass generates
     own = [frame for frame in frames if frame.filename == frames[0].filename]  # not of what it called in turn

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from activebdl.errors import UserError
+from activebdl.errors import UserError, told
 
 Connection = multiprocessing.connection.Connection
 _NONE_YET = -1
@@ -111,7 +111,7 @@ class _Worker:
         self.process.join()
 
     def _died(self) -> str:
-        self.process.join()
+        self.process.join(5)  # seconds; it is gone, and only its exit code may take a moment
         code = self.process.exitcode or 0
         how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
         at = self._current.value
@@ -144,11 +144,13 @@ def _serve(
 
 def _stack(read: Callable[[Tensor], Tensor], ids: np.ndarray[Any, Any], current: Any) -> object:
     """The items as an array, or the sentence of what went wrong with the first that cannot be read."""
-    items: list[Tensor] = []
+    items: list[np.ndarray[Any, Any]] = []
     for id in ids.tolist():
         current.value = id
         try:
-            items.append(read(torch.tensor([id])))
+            items.append(read(torch.tensor([id])).numpy())
         except UserError as error:
             return str(error)
-    return torch.cat(items).numpy()
+        except Exception as error:
+            return f"A worker process cannot hand item {id} on: {told(error)}."
+    return np.concatenate(items)

@@ -174,8 +174,8 @@ class ActiveDataset:
     ) -> "ActiveDataset":
         """A data set of map-style torch ``Dataset`` objects, whose inputs are streamed and never held whole.
 
-        Items may be tuples or dicts, so Hugging Face's ``datasets.Dataset`` is one of these too:
-        ``from_datasets(pool, test, input="image", label="label", classes=pool.features["label"].names)``.
+        Items may be tuples or dicts, so Hugging Face's ``datasets.Dataset`` is one of these too: ``from_datasets(pool,
+        test, input="image", label="label", classes=test.features["label"].names, labels=np.array(pool["label"]))``.
 
         Args:
             pool: ``pool[i]`` is an input, a tuple that starts with one, or a dict that has one; see

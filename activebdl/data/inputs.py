@@ -182,9 +182,12 @@ class StreamedInputs:
     def _read(self, id: int) -> Tensor:
         found = self.entry(id, self.key, 0, "input")
         try:
-            return _as_input(found)
+            tensor = _as_input(found).detach()
         except (TypeError, ValueError, RuntimeError) as error:
             raise UserError(f"Item {id} of {self.name} is no tensor, array or image: {error}.") from error
+        if tensor.layout != torch.strided:
+            raise UserError(f"Item {id} of {self.name} is a sparse tensor; give a dense one.")
+        return tensor
 
 
 def as_tensor(given: object) -> Tensor:

@@ -243,7 +243,7 @@ class Faulty(Dataset[Any]):
     def __getitem__(self, i: int) -> Any:
         if i == self.at:
             if self.fault == "raises":
-                raise OSError("the disk is gone")
+                raise OSError("the disk is gone\nand so is the rest")
             if self.fault == "exits":
                 os._exit(3)
             if self.fault == "sleeps":
@@ -254,6 +254,8 @@ class Faulty(Dataset[Any]):
                 "is NaN": torch.tensor([float(i), torch.nan]),
                 "has another shape": torch.zeros(3),
                 "is no array": ("red", 0),
+                "is sparse": torch.ones(2).to_sparse(),
+                "is nowhere": torch.ones(2, device="meta"),
             }[self.fault]
         return torch.tensor([float(i), 1.0])
 
@@ -262,6 +264,7 @@ FAULTS = {
     "raises": r"^Item 17 of Faulty cannot be read: OSError: the disk is gone \(test_inputs.py, line \d+\)\.$",
     "is NaN": "^The input of item 17 of Faulty holds NaN or infinity; mend or drop it.$",
     "has another shape": r"^Item 17 of Faulty has the shape \(3,\), and item 0 \(2,\); all inputs have the same.$",
+    "is sparse": "^Item 17 of Faulty is a sparse tensor; give a dense one.$",
     "is no array": "^Item 17 of Faulty is no tensor, array or image: [^\n]*$",
 }
 
@@ -274,6 +277,24 @@ def test_an_item_that_cannot_be_read_is_one_sentence(fault: str, workers: int) -
 
 
 # ---- worker processes ----
+
+
+def test_an_item_that_cannot_leave_its_process_is_one_sentence() -> None:
+    with pytest.raises(UserError, match="^A worker process cannot hand item 17 on: [^\n]*$"):
+        list(chunks(StreamedInputs(Faulty(17, "is nowhere"), 2), torch.arange(40), 6))
+
+
+class Weights(Faulty):
+    """Items that a gradient would be wanted for."""
+
+    def __getitem__(self, i: int) -> Any:
+        return super().__getitem__(i).requires_grad_()
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_items_have_no_gradient(workers: int) -> None:
+    read = torch.cat(list(chunks(StreamedInputs(Weights(-1, ""), workers), torch.arange(40), 6)))
+    assert not read.requires_grad and read[:, 0].tolist() == list(range(40))
 
 
 @given(
