@@ -1,5 +1,5 @@
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from activebdl import MAP, ActiveDataset, ActiveLearning, MCDropout, Normalise, Numbers, Training, UserError
 from activebdl.scoring import Scorer, check_draws, entropy, predictive
+from tests.conftest import KnownDraws
 
 Known = Callable[[Tensor], Any]
 CPU = torch.device("cpu")
@@ -30,8 +31,6 @@ def first_class(log_probs: Tensor) -> Tensor:
 
 @given(st.integers(1, 60), st.permutations(range(50)))
 def test_scores_do_not_depend_on_chunks_or_order(chunk: int, order: list[int]) -> None:
-    from tests.conftest import KnownDraws
-
     table, ids = random_table(), torch.tensor(order)
     expected = table[:, :, 0].exp().mean(1)
     assert torch.equal(scorer(KnownDraws(table), 50, chunk).scores(ids, first_class), expected[ids])
@@ -174,3 +173,49 @@ def test_the_loop_tells_a_test_item_whose_number_cannot_be_predicted() -> None:
     )
     with pytest.raises(UserError, match="gave test item 3 a mean or variance of nan"):
         list(rounds)
+
+
+# ---- memory ----
+
+
+@dataclass(frozen=True)
+class Greedy(KnownDraws):
+    """Draws that find no memory for more than a few items at a time."""
+
+    room: int = 3
+    error: Exception = field(default_factory=MemoryError)
+    sizes: list[int] = field(default_factory=list[int])
+
+    def log_probs(self, x: Tensor) -> Tensor:
+        self.sizes.append(len(x))
+        if len(x) > self.room:
+            raise self.error
+        return super().log_probs(x)
+
+
+OUT_OF_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"),
+    MemoryError(),
+]
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY)
+@pytest.mark.parametrize("room", [1, 3, 7, 16])
+def test_where_memory_runs_out_there_are_fewer_items_at_a_time(error: Exception, room: int) -> None:
+    table, ids, seen = random_table(), torch.arange(50).flip(0), list[int]()
+    draws = Greedy(table, room, error)
+    looking = replace(scorer(draws, 50, chunk=16), on_items=seen.append)
+    assert torch.equal(looking.scores(ids, first_class), first_class(table).double()[ids])
+    assert sum(seen) == 50 and max(seen) <= room
+    assert sum(size > room for size in draws.sizes) <= 4  # 16, 8, 4, 2: what was too many is not tried again
+
+
+def test_one_item_that_does_not_fit_is_told() -> None:
+    with pytest.raises(UserError, match="memory of cpu is too small for item 7 alone, seen by 4 draws; take fewer"):
+        scorer(Greedy(random_table(k=4), room=0), 50).predictions(torch.tensor([7, 8]))
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        scorer(Greedy(random_table(), 0, RuntimeError("shapes cannot be multiplied")), 50).predictions(torch.arange(3))
