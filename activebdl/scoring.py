@@ -85,7 +85,8 @@ class Scorer:
         """Applies ``f(predictions [B, K, ...]) -> [B, ...]`` chunk by chunk; joins the results, in the order of ids.
 
         Raises:
-            UserError: Predictions that cannot be, such as NaN; the sentence has the item's id.
+            UserError: Predictions that cannot be, such as NaN; the sentence has the item's id. Or ``f`` does not give a
+                row per item.
         """
 
         def look(x: Tensor, these: Tensor) -> Tensor:
@@ -133,9 +134,11 @@ class Scorer:
         """``look(x [B, ...], ids [B])`` of all the items, some at a time, joined; fewer at a time when memory runs out.
 
         Raises:
-            UserError: There is no memory for one item.
+            UserError: There is no memory for one item, or ``look`` does not give a row for each.
         """
-        parts: list[Tensor] = []
+        # What chunks give is written into one tensor as it comes: a list of small results, each kept while large chunks
+        # come and go around it, would tear the heap, and the process would grow by the size of the whole pool.
+        rows = torch.empty(0)
         done, most = 0, self.chunk or default_chunk(self.device)
         for raw in chunks(self.inputs, ids, most):
             while len(raw) > 0:
@@ -144,9 +147,13 @@ class Scorer:
                 if part is None:
                     most = max(1, len(some) // 2)
                     continue
-                parts.append(part)
+                if part.dim() == 0 or len(part) != len(some):
+                    raise UserError(f"A reduction gives a row per item; for {len(some)} it gave {list(part.shape)}.")
+                if done == 0:
+                    rows = torch.empty(len(ids), *part.shape[1:], dtype=part.dtype)
+                rows[done : done + len(some)] = part
                 done, raw = done + len(some), raw[len(some) :]
-        return torch.cat(parts).clone() if parts else torch.empty(0)
+        return rows
 
     def _fitting(self, look: Callable[[Tensor, Tensor], Tensor], raw: Tensor, ids: Tensor) -> Tensor | None:
         """What is seen of these stored items; None where they are too many for the memory."""

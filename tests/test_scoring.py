@@ -219,3 +219,12 @@ def test_one_item_that_does_not_fit_is_told() -> None:
 def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         scorer(Greedy(random_table(), 0, RuntimeError("shapes cannot be multiplied")), 50).predictions(torch.arange(3))
+
+
+def test_a_reduction_gives_one_row_per_item() -> None:
+    model = scorer(KnownDraws(random_table()), 50, chunk=8)
+    wrong: list[Callable[[Tensor], Tensor]] = [lambda log_probs: log_probs.sum(), lambda log_probs: log_probs[:1]]
+    for f in wrong:
+        with pytest.raises(UserError, match="A reduction gives a row per item; for 8 it gave"):
+            model.reduce(torch.arange(50), f)
+    assert model.reduce(torch.arange(0), first_class).shape == (0,)
