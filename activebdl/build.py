@@ -93,9 +93,7 @@ def make_strategy(named: Named) -> Strategy:
 def make_candidates(spec: RunSpec) -> Candidates:
     """Which items a strategy sees."""
     given = {"random": spec.candidates} if isinstance(spec.candidates, int | None) else spec.candidates
-    candidates = _from_options(Candidates, given, "setting 'candidates'")
-    _ = candidates.score  # is it one?
-    return candidates
+    return _from_options(Candidates, given, "setting 'candidates'")
 
 
 def make_starter(named: Named) -> str | Strategy:

@@ -48,6 +48,7 @@ class Candidates:
             raise UserError("'by' and 'draws' of the candidates are of the 'top' of a cheap score: say how many, too.")
         if self.draws < 1:
             raise UserError(f"The cheap score of the candidates needs at least 1 of the draws, not {self.draws}.")
+        _ = self.score  # is it one?
 
     @property
     def score(self) -> Strategy | None:

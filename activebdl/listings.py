@@ -5,7 +5,6 @@ import inspect
 import json
 import textwrap
 from collections.abc import Callable, Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -102,7 +101,9 @@ def _stopping() -> Rows:
     known, broken = _loaded(stopping_rules)
     rows: Rows = []
     for name, rule in known:
-        settings = [f.name if f.default is dataclasses.MISSING else f"{f.name}={f.default}" for f in fields(rule)]
+        settings = [
+            f.name if f.default is dataclasses.MISSING else f"{f.name}={f.default}" for f in dataclasses.fields(rule)
+        ]
         rows.append((name, f"{_first_line(inspect.getdoc(rule)).rstrip('.')}: {', '.join(settings)}"))
     return rows + broken
 

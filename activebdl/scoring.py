@@ -5,12 +5,13 @@ log-probabilities in nats, or ``[N, K, 2]`` mean and variance of numbers.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from activebdl.data._workers import is_worker_gone, worker_died
 from activebdl.data.dataset import Normalise
 from activebdl.data.inputs import Inputs, chunks
 from activebdl.errors import UserError
@@ -40,7 +41,8 @@ class Scorer:
         inputs: The collection; ids are positions in it.
         normalise: Turns stored inputs into what a network reads.
         device: Where the network lies.
-        chunk: Items at a time; None takes what suits the device. It bounds the memory, and changes no score.
+        chunk: Items at a time; None takes what suits the device. It bounds the memory, and changes no score. Where
+            memory runs out there are fewer at a time.
         on_items: Told the number of items after each chunk, for a progress bar.
         predict: What is read from the draws.
         read_features: What the last layer of the trained network reads, ``[B, ...] -> [B, D]``.
@@ -68,38 +70,36 @@ class Scorer:
         """
         if self.read_features is None:
             raise UserError(f"{type(self.draws).__name__} has no features, which the strategy looks at.")
-        rows = _Rows(len(ids))
-        done = 0
-        for x in self._chunks(ids):
-            part = self.read_features(x).float().cpu()
-            finite = part.isfinite().flatten(1).all(dim=1)
+        read = self.read_features
+
+        def look(x: Tensor, these: Tensor) -> Tensor:
+            features = read(x).float().cpu()
+            finite = features.isfinite().flatten(1).all(dim=1)
             if not bool(finite.all()):
                 raise UserError(
-                    f"The features of {self.called} {int(ids[done : done + len(x)][~finite][0])} hold NaN or infinity; "
-                    f"{_LOOK}."
+                    f"The features of {self.called} {int(these[~finite][0])} hold NaN or infinity; {_LOOK}."
                 )
-            rows.add(part, len(x))
-            done += len(x)
-        return rows.values
+            return features
+
+        return self._walk(ids, look)
 
     def reduce(self, ids: Tensor, f: Callable[[Tensor], Tensor]) -> Tensor:
         """Applies ``f(predictions [B, K, ...]) -> [B, ...]`` chunk by chunk; joins the results, in the order of ids.
 
         Raises:
-            UserError: Predictions that cannot be, such as NaN; the sentence has the item's id. Or ``f`` did not give
-                one row per item.
+            UserError: Predictions that cannot be, such as NaN; the sentence has the item's id. Or ``f`` does not give a
+                row per item.
         """
-        rows = _Rows(len(ids))
-        done = 0
-        for x in self._chunks(ids):
+
+        def look(x: Tensor, these: Tensor) -> Tensor:
             predictions = self.predict(self.draws, x)
-            self._refuse_impossible(predictions, ids[done : done + len(x)])
+            self._refuse_impossible(predictions, these)
             with torch.inference_mode():
-                part = f(predictions).cpu()
-            rows.add(part, len(x))
-            done += len(x)
+                reduced = f(predictions).cpu()
             self.on_items(len(x))
-        return rows.values
+            return reduced
+
+        return self._walk(ids, look)
 
     def scores(self, ids: Tensor, score: Score) -> Tensor:
         """``score`` of every item in ``ids``: ``[len(ids)]``, float64.
@@ -132,31 +132,48 @@ class Scorer:
             what = f"{self.called} {int(ids[item])}"
             raise UserError(_told(value, what) if self.target == "classes" else _told_of_moments(value, what))
 
-    def _chunks(self, ids: Tensor) -> Iterator[Tensor]:
-        """These items as the network reads them, on its device, some at a time."""
-        for raw in chunks(self.inputs, ids, self.chunk or default_chunk(self.device)):
-            yield self.normalise(raw.to(self.device, non_blocking=True))
+    def _walk(self, ids: Tensor, look: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """``look(x [B, ...], ids [B])`` of all the items, some at a time, joined; fewer at a time when memory runs out.
 
+        Raises:
+            UserError: There is no memory for one item, or ``look`` does not give a row for each.
+        """
+        # What chunks give is written into one tensor as it comes: a list of small results, each kept while large chunks
+        # come and go around it, would tear the heap, and the process would grow by the size of the whole pool.
+        rows = torch.empty(0)
+        done, most = 0, self.chunk or default_chunk(self.device)
+        for raw in chunks(self.inputs, ids, most):
+            while len(raw) > 0:
+                some, these = raw[:most], ids[done : done + min(most, len(raw))]
+                part = self._fitting(look, some, these)
+                if part is None:
+                    most = max(1, len(some) // 2)
+                    continue
+                if part.dim() == 0 or len(part) != len(some):
+                    raise UserError(f"A reduction gives a row per item; for {len(some)} it gave {list(part.shape)}.")
+                if done == 0:
+                    rows = torch.empty(len(ids), *part.shape[1:], dtype=part.dtype)
+                rows[done : done + len(some)] = part
+                done, raw = done + len(some), raw[len(some) :]
+        return rows
 
-class _Rows:
-    """What chunks give, written into one tensor as it comes.
-
-    A list of small results, each kept while large chunks come and go around it, would tear the heap: the process would
-    grow by the size of the whole pool.
-    """
-
-    def __init__(self, count: int) -> None:
-        self.count, self.done = count, 0
-        self.values = torch.empty(0)
-
-    def add(self, part: Tensor, items: int) -> None:
-        """The next ``items`` rows."""
-        if part.dim() == 0 or len(part) != items:
-            raise UserError(f"A reduction gives one row per item; for {items} items it gave {list(part.shape)}.")
-        if self.done == 0:
-            self.values = torch.empty(self.count, *part.shape[1:], dtype=part.dtype)
-        self.values[self.done : self.done + items] = part
-        self.done += items
+    def _fitting(self, look: Callable[[Tensor, Tensor], Tensor], raw: Tensor, ids: Tensor) -> Tensor | None:
+        """What is seen of these stored items; None where they are too many for the memory."""
+        try:
+            return look(self.normalise(raw.to(self.device, non_blocking=True)), ids)
+        except (RuntimeError, MemoryError) as error:
+            if is_worker_gone(error):
+                raise UserError(worker_died(f"what comes after {self.called} {int(ids[0])}")) from error
+            if not is_out_of_memory(error):
+                raise
+            if len(raw) == 1:
+                raise UserError(
+                    f"The memory of {self.device} is too small for {self.called} {int(ids[0])} alone, seen by "
+                    f"{self.draws.count} draws; take fewer draws, or a smaller network."
+                ) from error
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        return None
 
 
 def checked_scores(score: Score, predictions: Tensor) -> Tensor:
@@ -177,6 +194,11 @@ def checked_scores(score: Score, predictions: Tensor) -> Tensor:
 
 def _name(score: Score) -> str:
     return getattr(getattr(score, "__self__", score), "name", getattr(score, "__name__", "score"))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether it says that there is no memory left; on a CPU torch has no exception of its own for that."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def default_chunk(device: torch.device) -> int:

@@ -25,7 +25,7 @@ FIELDS = ("name", "at_20", "at_40", "at_60", "at_80", "at_100", "query_seconds",
 
 def one(strategy: str, start: str, counts: list[int]) -> dict[str, float | str]:
     """Runs one cycle in this process."""
-    options = {"name": strategy, "beta": 4} if "_" in strategy and strategy.split("_")[0] == "power" else strategy
+    options = {"name": strategy, "beta": 4} if strategy.startswith("power_") else strategy
     changes = {"strategy": options, "start": start, "counts": counts, "draws": 20, "test_draws": 20}
     rounds = list(build(read_spec("mnist-1000", changes)))
     asked = [round.seconds["select"] for round in rounds[1:]] or [rounds[0].seconds["select"]]

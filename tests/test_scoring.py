@@ -1,6 +1,6 @@
 import re
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from activebdl import MAP, ActiveDataset, ActiveLearning, MCDropout, Normalise, Numbers, Training, UserError
 from activebdl.data import MappedInputs
 from activebdl.scoring import Scorer, check_draws, entropy, predictive
+from tests.conftest import KnownDraws
 
 Known = Callable[[Tensor], Any]
 CPU = torch.device("cpu")
@@ -34,8 +35,6 @@ def first_class(log_probs: Tensor) -> Tensor:
 
 @given(st.integers(1, 60), st.permutations(range(50)))
 def test_scores_do_not_depend_on_chunks_or_order(chunk: int, order: list[int]) -> None:
-    from tests.conftest import KnownDraws
-
     table, ids = random_table(), torch.tensor(order)
     expected = table[:, :, 0].exp().mean(1)
     assert torch.equal(scorer(KnownDraws(table), 50, chunk).scores(ids, first_class), expected[ids])
@@ -66,14 +65,6 @@ def test_scores_of_a_long_pool_take_no_memory_but_their_own(tmp_path: Path) -> N
     assert scores.shape == (n,)
     assert max(seen) - seen[0] < n * size / 4  # a sixteenth of what the pool takes in float32
     assert len(seen) == -(-n // 256)
-
-
-def test_a_reduction_gives_one_row_per_item(known_draws: Known) -> None:
-    model = scorer(known_draws(random_table()), 50, chunk=8)
-    for wrong in (lambda log_probs: log_probs.sum(), lambda log_probs: log_probs[:1]):  # pyright: ignore[reportUnknownVariableType]
-        with pytest.raises(UserError, match="A reduction gives one row per item; for 8 items it gave"):
-            model.reduce(torch.arange(50), wrong)
-    assert model.reduce(torch.arange(0), first_class).shape == (0,)
 
 
 def test_progress_counts_every_item_once(known_draws: Known) -> None:
@@ -208,3 +199,58 @@ def test_the_loop_tells_a_test_item_whose_number_cannot_be_predicted() -> None:
     )
     with pytest.raises(UserError, match="gave test item 3 a mean or variance of nan"):
         list(rounds)
+
+
+# ---- memory ----
+
+
+@dataclass(frozen=True)
+class Greedy(KnownDraws):
+    """Draws that find no memory for more than a few items at a time."""
+
+    room: int = 3
+    error: Exception = field(default_factory=MemoryError)
+    sizes: list[int] = field(default_factory=list[int])
+
+    def log_probs(self, x: Tensor) -> Tensor:
+        self.sizes.append(len(x))
+        if len(x) > self.room:
+            raise self.error
+        return super().log_probs(x)
+
+
+OUT_OF_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    RuntimeError("[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory"),
+    MemoryError(),
+]
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY)
+@pytest.mark.parametrize("room", [1, 3, 7, 16])
+def test_where_memory_runs_out_there_are_fewer_items_at_a_time(error: Exception, room: int) -> None:
+    table, ids, seen = random_table(), torch.arange(50).flip(0), list[int]()
+    draws = Greedy(table, room, error)
+    looking = replace(scorer(draws, 50, chunk=16), on_items=seen.append)
+    assert torch.equal(looking.scores(ids, first_class), first_class(table).double()[ids])
+    assert sum(seen) == 50 and max(seen) <= room
+    assert sum(size > room for size in draws.sizes) <= 4  # 16, 8, 4, 2: what was too many is not tried again
+
+
+def test_one_item_that_does_not_fit_is_told() -> None:
+    with pytest.raises(UserError, match="memory of cpu is too small for item 7 alone, seen by 4 draws; take fewer"):
+        scorer(Greedy(random_table(k=4), room=0), 50).predictions(torch.tensor([7, 8]))
+
+
+def test_other_errors_are_not_taken_for_a_lack_of_memory() -> None:
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        scorer(Greedy(random_table(), 0, RuntimeError("shapes cannot be multiplied")), 50).predictions(torch.arange(3))
+
+
+def test_a_reduction_gives_one_row_per_item() -> None:
+    model = scorer(KnownDraws(random_table()), 50, chunk=8)
+    wrong: list[Callable[[Tensor], Tensor]] = [lambda log_probs: log_probs.sum(), lambda log_probs: log_probs[:1]]
+    for f in wrong:
+        with pytest.raises(UserError, match="A reduction gives a row per item; for 8 it gave"):
+            model.reduce(torch.arange(50), f)
+    assert model.reduce(torch.arange(0), first_class).shape == (0,)

@@ -20,7 +20,6 @@ from activebdl.strategies._selection import Rule, top_k
 Need = Literal["draws", "features", "items"]
 """What a strategy looks at: what draws of the posterior predict, what the network's last layer reads, the inputs."""
 
-
 _INTEGERS = (torch.long, torch.int, torch.short, torch.int8, torch.uint8)
 
 ScoreFunction = Callable[..., Tensor]
@@ -105,9 +104,9 @@ class Strategy:
     @property
     def label(self) -> str:
         """The name, with all that tells it from another of the same name: "power_bald(beta=4)"."""
-        told = ({} if self.beta is None else {"beta": self.beta}) | dict(self.options)
-        values = [f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in told.items()]
-        return f"{self.name}({', '.join(values)})" if told else self.name
+        given = ({} if self.beta is None else {"beta": self.beta}) | dict(self.options)
+        values = [f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in given.items()]
+        return f"{self.name}({', '.join(values)})" if given else self.name
 
     def scores(self, predictions: Tensor) -> Tensor:
         """The score of what draws say: ``[N, K, C]`` log-probabilities, or ``[N, K, 2]`` mean and variance.

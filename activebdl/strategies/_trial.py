@@ -6,19 +6,14 @@ from activebdl.posteriors import InferenceMethod
 from activebdl.strategies import Strategy, resolve, strategy_names
 
 
-def check_target(strategy: Strategy, dataset: ActiveDataset) -> None:
-    """Refuses a strategy that is for labels of another kind."""
+def check_strategy(strategy: Strategy, dataset: ActiveDataset, method: InferenceMethod, draws: int) -> None:
+    """Refuses a strategy that cannot work with the data set, the posterior or the number of draws."""
     kind = dataset.target.kind
     if strategy.target not in (kind, "any"):
         raise UserError(
             f"'{strategy.name}' is for {strategy.target}, and the labels of '{dataset.name}' are {kind}; "
             f"take one of {', '.join(strategy_names(kind, forms=False))} (a score of numbers takes 'moments')."
         )
-
-
-def check_strategy(strategy: Strategy, dataset: ActiveDataset, method: InferenceMethod, draws: int) -> None:
-    """Refuses a strategy that cannot work with the data set, the posterior or the number of draws."""
-    check_target(strategy, dataset)
     if strategy.missing:
         raise UserError(f"'{strategy.name}' has no default for its option '{strategy.missing[0]}'; say what it is.")
     if strategy.needs_costs and dataset.costs is None:
@@ -32,7 +27,7 @@ def check_strategy(strategy: Strategy, dataset: ActiveDataset, method: Inference
             f"is {draws}; 20 or more are usual."
         )
     if strategy.needs_disagreement and getattr(method, "draws_agree", False):
-        names = strategy_names(dataset.target.kind, forms=False)
+        names = strategy_names(kind, forms=False)
         others = [name for name in names if not resolve(name).needs_disagreement]
         raise UserError(
             f"'{strategy.name}' measures how much draws of the posterior disagree, and those of "

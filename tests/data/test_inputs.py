@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -279,6 +280,14 @@ def test_an_item_that_cannot_be_read_is_one_sentence(fault: str, workers: int) -
 # ---- worker processes ----
 
 
+def within_a_minute(so: Callable[[], bool]) -> bool:
+    """Whether it comes to be so: processes end a moment after they are told to."""
+    give_up = time.monotonic() + 60
+    while not so() and time.monotonic() < give_up:
+        time.sleep(0.05)
+    return so()
+
+
 def test_an_item_that_cannot_leave_its_process_is_one_sentence() -> None:
     with pytest.raises(UserError, match="^A worker process cannot hand item 17 on: [^\n]*$"):
         list(chunks(StreamedInputs(Faulty(17, "is nowhere"), 2), torch.arange(40), 6))
@@ -298,7 +307,7 @@ def test_items_have_no_gradient(workers: int) -> None:
 
 
 @given(
-    ids=st.lists(st.integers(0, 39), min_size=1, max_size=60), size=st.integers(1, 20), workers=st.sampled_from([1, 3])
+    ids=st.lists(st.integers(0, 39), min_size=1, max_size=60), size=st.integers(1, 20), workers=st.sampled_from([1, 2])
 )
 def test_workers_change_nothing(ids: list[int], size: int, workers: int) -> None:
     source = Faulty(-1, "")
@@ -307,13 +316,17 @@ def test_workers_change_nothing(ids: list[int], size: int, workers: int) -> None
     assert torch.cat(one)[:, 0].tolist() == ids
 
 
-@pytest.mark.parametrize(("fault", "how"), [("exits", "with exit code 3"), ("killed", "by SIGKILL")])
+@pytest.mark.parametrize("fault", ["exits", "killed"])
 @pytest.mark.parametrize("at", [0, 17, 39])
-def test_a_worker_that_dies_is_one_sentence_with_the_item(fault: str, how: str, at: int) -> None:
+def test_a_worker_that_dies_is_one_sentence_with_the_items_to_look_at(fault: str, at: int) -> None:
     inputs = StreamedInputs(Faulty(at, fault), 2)
     inputs.__dict__["shape"] = torch.Size([2])  # or item 0 would be read here
-    with pytest.raises(UserError, match=f"^A worker process that reads Faulty died {how} at item {at}: [^\n]*$"):
+    with pytest.raises(
+        UserError, match=r"^A worker process died that read the items from \d+ on of Faulty: [^\n]*$"
+    ) as told:
         list(chunks(inputs, torch.arange(40), 6))
+    first = re.search(r"the items from (\d+) on", str(told.value))
+    assert first is not None and int(first[1]) <= at
 
 
 def test_a_stream_that_is_left_ends_its_workers_in_the_middle_of_an_item() -> None:
@@ -322,7 +335,7 @@ def test_a_stream_that_is_left_ends_its_workers_in_the_middle_of_an_item() -> No
     next(stream)
     assert len(multiprocessing.active_children()) == len(before) + 2
     stream.close()  # pyright: ignore[reportAttributeAccessIssue]
-    assert multiprocessing.active_children() == before
+    assert within_a_minute(lambda: multiprocessing.active_children() == before)
 
 
 def test_workers_are_refused_where_they_are_less_than_none() -> None:
@@ -347,7 +360,7 @@ def test_workers_may_begin_with_nothing(spawning: None) -> None:
     ids = torch.arange(39, -1, -1)
     found = chunks(StreamedInputs(Faulty(17, "exits"), 1), ids, 11)
     assert [chunk[:, 0].tolist() for chunk in (next(found), next(found))] == [ids[:11].tolist(), ids[11:22].tolist()]
-    with pytest.raises(UserError, match="died with exit code 3 at item 17"):
+    with pytest.raises(UserError, match="died that read the items from 17 on"):
         next(found)
 
 
@@ -366,7 +379,7 @@ from activebdl.data import StreamedInputs
 from activebdl.data.inputs import chunks
 from tests.data.test_inputs import Faulty
 
-stream = chunks(StreamedInputs(Faulty(-1, ""), 3), torch.arange(40), 2)
+stream = chunks(StreamedInputs(Faulty(-1, ""), 2), torch.arange(40), 2)
 next(stream)
 print(*(child.pid for child in active_children()), flush=True)
 time.sleep(600)
@@ -385,9 +398,6 @@ def test_kill_9_leaves_no_worker_behind() -> None:
     with subprocess.Popen([sys.executable, "-c", SCRIPT], cwd=root, stdout=subprocess.PIPE, text=True) as run:
         assert run.stdout is not None
         pids = run.stdout.readline().split()
-        assert len(pids) == 3 and all(map(lives, pids))
+        assert len(pids) == 2 and all(map(lives, pids))
         run.kill()
-    give_up = time.monotonic() + 60
-    while any(map(lives, pids)) and time.monotonic() < give_up:
-        time.sleep(0.05)
-    assert not any(map(lives, pids))
+    assert within_a_minute(lambda: not any(map(lives, pids)))
