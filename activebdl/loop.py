@@ -12,40 +12,36 @@ same lines start a run and resume it. A stopping rule, asked after each round, m
 import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import is_dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from activebdl.belief import Belief, Learner
 from activebdl.candidates import Candidates
 from activebdl.counts import check_counts
-from activebdl.data.dataset import ActiveDataset, Labelled
-from activebdl.data.inputs import Inputs
+from activebdl.data.dataset import ActiveDataset
 from activebdl.devices import choose_device
 from activebdl.errors import UserError
-from activebdl.evaluation import evaluate
 from activebdl.journal import Asked, Journal, RoundRecord
 from activebdl.oracles import Annotation, Request, make_oracle, sort_annotations
 from activebdl.oracles.function import FunctionOracle
 from activebdl.pool import Pool
-from activebdl.posteriors import Draws, InferenceMethod, Posterior
-from activebdl.posteriors._last_layer import check_features, feature_reader
+from activebdl.posteriors import InferenceMethod
+from activebdl.posteriors._last_layer import check_features
 from activebdl.posteriors.mc_dropout import MCDropout
-from activebdl.progress import Advance, Progress, silent
+from activebdl.progress import Progress, silent
 from activebdl.randomness import generator
 from activebdl.rounds import Round
-from activebdl.scoring import Scorer, checked_scores
-from activebdl.signals import draw_stop_set, signals
+from activebdl.scoring import checked_scores
+from activebdl.signals import draw_stop_set
 from activebdl.stopping import StoppingRule, make_stop, why
 from activebdl.stopping._trial import check_stop
 from activebdl.strategies import Query, ScoreFunction, Selection, Strategy, resolve
 from activebdl.strategies._start import make_start
 from activebdl.strategies._trial import check_strategy
-from activebdl.targets import Task
-from activebdl.training import check_network
 
 VALIDATION = -1  # the round before the first, in which validation items are asked for
 
@@ -108,9 +104,10 @@ class ActiveLearning:
         progress: Progress = silent,
     ) -> None:
         self.dataset = dataset
-        self.network = network
         self.counts = tuple(int(count) for count in counts)
-        self.method: InferenceMethod = MCDropout() if posterior is None else posterior
+        self.device = choose_device(str(device))
+        method: InferenceMethod = MCDropout() if posterior is None else posterior
+        self.learner = Learner(dataset, network, method, seed, self.device, chunk, progress)
         self.strategy = resolve(strategy)
         self.oracle = make_oracle(oracle, dataset)
         self.starter = make_start(start, dataset)
@@ -118,8 +115,6 @@ class ActiveLearning:
         self.candidates = candidates if isinstance(candidates, Candidates) else Candidates(random=candidates)
         self.stop = make_stop(stop)
         self.validation, self.stop_set = validation, stop_set
-        self.device = choose_device(str(device))
-        self.chunk = chunk
         self.journal = None if journal is None else Path(journal)
         self.progress = progress
         self._check()
@@ -133,13 +128,13 @@ class ActiveLearning:
         """Runs the cycle, or what is left of it, with a journal that is open."""
         self._claim(journal)
         pool = Pool(len(self.dataset.pool), self.dataset.target)
-        belief = Belief(self, VALIDATION, pool)
+        belief = Belief(self.learner, VALIDATION, pool)
         rounds: list[Round] = []
         seconds = {"select": 0.0, "ask": 0.0}
         self._collect(journal, belief, VALIDATION, self.validation, seconds)  # its time is the first round's
         for round, n_labels in enumerate(self.counts):
             new = self._collect(journal, belief, round, n_labels, seconds)
-            belief = Belief(self, round, pool)
+            belief = Belief(self.learner, round, pool)
             rounds.append(self._record(journal, rounds, belief, new, seconds))
             yield rounds[-1]
             if rounds[-1].stopped is not None:
@@ -147,7 +142,7 @@ class ActiveLearning:
             seconds = dict.fromkeys(seconds, 0.0)
 
     def _collect(
-        self, journal: Journal, belief: "Belief", round: int, n_labels: int, seconds: dict[str, float]
+        self, journal: Journal, belief: Belief, round: int, n_labels: int, seconds: dict[str, float]
     ) -> list[tuple[Annotation, float | None]]:
         """Select -> ask, until there are so many labels: the new ones and their scores. Adds up the seconds it took."""
         new: list[tuple[Annotation, float | None]] = []
@@ -162,7 +157,7 @@ class ActiveLearning:
             seconds["ask"] += sum(answer.seconds for answer in answers.values())
         return [(annotation, score) for annotation, score in new if annotation.label is not None]
 
-    def _select(self, journal: Journal, belief: "Belief", round: int, attempt: int, quantity: int) -> Asked:
+    def _select(self, journal: Journal, belief: Belief, round: int, attempt: int, quantity: int) -> Asked:
         """Draw -> score -> select, and the request is in the journal before anyone is asked."""
         pool = belief.pool
         if quantity > len(pool.unlabelled):
@@ -192,7 +187,7 @@ class ActiveLearning:
         journal.write_request(round, attempt, asked)
         return asked
 
-    def _prefiltered(self, query: Query, belief: "Belief") -> Query:
+    def _prefiltered(self, query: Query, belief: Belief) -> Query:
         """The query with those candidates alone that the strategy is to see."""
         query = replace(query, unlabelled=self.candidates.some(query))
         if self.candidates.top is None or len(query.unlabelled) <= self.candidates.top:
@@ -229,15 +224,16 @@ class ActiveLearning:
         self,
         journal: Journal,
         rounds: list[Round],
-        belief: "Belief",
+        belief: Belief,
         new: list[tuple[Annotation, float | None]],
         seconds: dict[str, float],
     ) -> Round:
         """Fit -> draw -> evaluate -> record, and whether to stop, unless the journal has the round already."""
         record = journal.round(belief.round)
         if record is None:
-            before = journal.round(belief.round - 1)
-            results = belief.evaluate(None if before is None else before.results.get("predicted"))
+            last = journal.round(belief.round - 1)
+            before = None if last is None else last.results.get("predicted")
+            results = belief.evaluate(self.test_draws, self.watched, before)
             results["seconds"] = seconds | results["seconds"]
             results["cost"] = journal.cost(belief.round)
             if self.stop is not None:
@@ -256,7 +252,7 @@ class ActiveLearning:
         if self.candidates.score is not None:
             choosing.append((self.candidates.score, self.candidates.draws))
         for strategy, draws in choosing:
-            check_strategy(strategy, self.dataset, self.method, draws)
+            check_strategy(strategy, self.dataset, self.learner.method, draws)
         if self.stop_set < 1:
             raise UserError(f"The stop set has 1 item or more, not {self.stop_set}.")
         if self.stop is not None:
@@ -264,27 +260,16 @@ class ActiveLearning:
             check_stop(self.stop, kind=self.dataset.target.kind, validation=self.validation, costless=costless)
 
         # The network and the scores are tried on two items, so that no label is paid for before they are known to work.
-        module = check_network(self.network, self.example, self.dataset.target.width)
-        check_method = getattr(self.method, "check", None)
-        if check_method is not None:
-            check_method(module, self.example)
-        check_likelihood = getattr(self.method, "check_likelihood", None)
-        if check_likelihood is not None:
-            check_likelihood(self.dataset.target.task(torch.zeros(1)).likelihood)
+        module = self.learner.check()
         if "features" in self.strategy.needs:
             try:
-                check_features(self.method, module, self.example)
+                check_features(self.learner.method, module, self.learner.example)
             except UserError as error:
                 raise UserError(f"'{self.strategy.name}' looks at what the last layer reads: {error}") from error
         for strategy, draws in choosing:
             if strategy.score is not None:
                 checked_scores(strategy.scores, self.dataset.target.example(2, draws))
         self._architecture = str(module)
-
-    @cached_property
-    def example(self) -> Tensor:
-        """The first item twice, as the network reads it, on the device."""
-        return self.dataset.normalise(self.dataset.pool[torch.tensor([0, 0])].to(self.device))
 
     @cached_property
     def watched(self) -> Tensor:
@@ -300,7 +285,7 @@ class ActiveLearning:
             "classes": list(self.dataset.classes),
             "target": repr(self.dataset.target),
             "network": self._architecture,
-            "posterior": repr(self.method) if is_dataclass(self.method) else type(self.method).__name__,
+            "posterior": self.learner.method_label,
             "strategy": self.strategy.label,
             "start": self.starter.label,
             "counts": list(self.counts),
@@ -324,73 +309,6 @@ class ActiveLearning:
                     f"The journal is of another run: its {key} is {was}, not {value}. "
                     "Give this run a journal of its own."
                 )
-
-
-class Belief:
-    """What is believed after one round: the posterior given the labels there were, fitted when it is first needed."""
-
-    def __init__(self, cycle: ActiveLearning, round: int, pool: Pool) -> None:
-        self.cycle, self.round, self.pool = cycle, round, pool
-        self.ids, self.labels = pool.labelled, pool.labels  # as they are now; the pool goes on
-        self.n_labels = pool.n_labels
-        self.fit_seconds = 0.0
-
-    @cached_property
-    def task(self) -> Task:
-        """What a network is to learn of the labels."""
-        return self.cycle.dataset.target.task(self.labels)
-
-    @cached_property
-    def posterior(self) -> Posterior:
-        """fit, on a fresh network."""
-        cycle = self.cycle
-        begin = time.perf_counter()
-        inputs, labels = cycle.dataset.pool[self.ids].to(cycle.device), self.task.labels.to(cycle.device)
-        labelled = Labelled(inputs, labels, self.task.likelihood, cycle.dataset.normalise)
-        rng = generator(cycle.seed, self.round, "fit")
-        with cycle.progress("fit", cycle.method.steps(len(labelled))) as advance:
-            try:
-                posterior = cycle.method.fit(cycle.network, labelled, generator=rng, on_step=lambda: advance(1))
-            except UserError as error:
-                raise UserError(f"{type(cycle.method).__name__}, {len(labelled)} labels: {error}") from error
-        self.fit_seconds = time.perf_counter() - begin
-        return posterior
-
-    @cached_property
-    def read_features(self) -> Callable[[Tensor], Tensor]:
-        """What the last layer of the trained network reads; found when it is first needed."""
-        return feature_reader(self.posterior, self.cycle.example)
-
-    def draw(self, k: int, purpose: str) -> Draws:
-        """draw: K functions from the posterior."""
-        return self.posterior.draw(k, generator=generator(self.cycle.seed, self.round, purpose))
-
-    def scorer(self, draws: Draws, inputs: Inputs, advance: Advance, called: str = "item") -> Scorer:
-        """The draws, ready to look at the inputs."""
-        cycle = self.cycle
-        return Scorer(
-            draws, inputs, cycle.dataset.normalise, cycle.device, cycle.chunk, advance,
-            self.task.predict, lambda x: self.read_features(x), cycle.dataset.target.kind, called,
-        )  # fmt: skip
-
-    def evaluate(self, before: Sequence[int] | None) -> dict[str, Any]:
-        """How good the predictions on the test set are, as `Round` has it, and what stopping rules go by.
-
-        Args:
-            before: The classes that the last round's posterior predicted on the stop set.
-        """
-        dataset = self.cycle.dataset
-        draws = self.draw(self.cycle.test_draws, "test")
-        begin = time.perf_counter()
-        with self.cycle.progress("test", len(dataset.test)) as advance:
-            results = evaluate(self.scorer(draws, dataset.test, advance, "test item"), dataset)
-        watched = self.cycle.watched
-        with self.cycle.progress("watch", len(self.pool.validation) + len(watched)) as advance:
-            results |= signals(self.scorer(draws, dataset.pool, advance), self.pool, watched, before)
-        return results | {
-            "diagnostics": dict(getattr(self.posterior, "diagnostics", {})),
-            "seconds": {"fit": self.fit_seconds, "evaluate": time.perf_counter() - begin},
-        }
 
 
 def _scores(selection: Selection) -> tuple[float | None, ...]:

@@ -1,0 +1,137 @@
+"""What is believed after one round: the posterior given the labels there were, and what it says of any inputs."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, is_dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from activebdl.data.dataset import ActiveDataset, Labelled
+from activebdl.data.inputs import Inputs
+from activebdl.errors import UserError
+from activebdl.evaluation import evaluate
+from activebdl.pool import Pool
+from activebdl.posteriors import Draws, InferenceMethod, Posterior
+from activebdl.posteriors._last_layer import feature_reader
+from activebdl.progress import Advance, Progress
+from activebdl.randomness import generator
+from activebdl.scoring import Scorer
+from activebdl.signals import signals
+from activebdl.targets import Task
+from activebdl.training import check_network
+
+
+@dataclass(frozen=True)
+class Learner:
+    """What learns, the same in every round of a run; its fields are as in `activebdl.ActiveLearning`."""
+
+    dataset: ActiveDataset
+    network: Callable[[], nn.Module]
+    method: InferenceMethod
+    seed: int
+    device: torch.device
+    chunk: int | None
+    progress: Progress
+
+    @cached_property
+    def example(self) -> Tensor:
+        """The first item twice, as the network reads it, on the device."""
+        return self.dataset.normalise(self.dataset.pool[torch.tensor([0, 0])].to(self.device))
+
+    @property
+    def method_label(self) -> str:
+        """The inference method with its hyperparameters, where it tells them."""
+        return repr(self.method) if is_dataclass(self.method) else type(self.method).__name__
+
+    def check(self) -> nn.Module:
+        """A fresh network, after it was tried on two items.
+
+        Raises:
+            UserError: The network cannot read the items or cannot tell such labels, or the method cannot treat it.
+        """
+        target = self.dataset.target
+        module = check_network(self.network, self.example, target.width)
+        check_method = getattr(self.method, "check", None)
+        if check_method is not None:
+            check_method(module, self.example)
+        check_likelihood = getattr(self.method, "check_likelihood", None)
+        if check_likelihood is not None:
+            check_likelihood(target.task(torch.zeros(1)).likelihood)
+        return module
+
+
+class Belief:
+    """What is believed after one round; the posterior is fitted when it is first needed.
+
+    Args:
+        learner: What learns.
+        round: Which round; randomness goes by it.
+        pool: With the labels of that round. It goes on; the belief stays.
+    """
+
+    def __init__(self, learner: Learner, round: int, pool: Pool) -> None:
+        self.learner, self.round, self.pool = learner, round, pool
+        self.ids, self.labels = pool.labelled, pool.labels
+        self.n_labels = pool.n_labels
+        self.fit_seconds = 0.0
+
+    @cached_property
+    def task(self) -> Task:
+        """What a network is to learn of the labels."""
+        return self.learner.dataset.target.task(self.labels)
+
+    @cached_property
+    def posterior(self) -> Posterior:
+        """fit, on a fresh network."""
+        learner = self.learner
+        begin = time.perf_counter()
+        inputs, labels = learner.dataset.pool[self.ids].to(learner.device), self.task.labels.to(learner.device)
+        labelled = Labelled(inputs, labels, self.task.likelihood, learner.dataset.normalise)
+        rng = generator(learner.seed, self.round, "fit")
+        with learner.progress("fit", learner.method.steps(len(labelled))) as advance:
+            try:
+                posterior = learner.method.fit(learner.network, labelled, generator=rng, on_step=lambda: advance(1))
+            except UserError as error:
+                raise UserError(f"{type(learner.method).__name__}, {len(labelled)} labels: {error}") from error
+        self.fit_seconds = time.perf_counter() - begin
+        return posterior
+
+    @cached_property
+    def read_features(self) -> Callable[[Tensor], Tensor]:
+        """What the last layer of the trained network reads; found when it is first needed."""
+        return feature_reader(self.posterior, self.learner.example)
+
+    def draw(self, k: int, purpose: str) -> Draws:
+        """draw: K functions from the posterior."""
+        return self.posterior.draw(k, generator=generator(self.learner.seed, self.round, purpose))
+
+    def scorer(self, draws: Draws, inputs: Inputs, advance: Advance, called: str = "item") -> Scorer:
+        """The draws, ready to look at the inputs."""
+        learner = self.learner
+        return Scorer(
+            draws, inputs, learner.dataset.normalise, learner.device, learner.chunk, advance,
+            self.task.predict, lambda x: self.read_features(x), learner.dataset.target.kind, called,
+        )  # fmt: skip
+
+    def evaluate(self, test_draws: int, watched: Tensor, before: Sequence[int] | None) -> dict[str, Any]:
+        """How good the predictions on the test set are, as `Round` has it, and what stopping rules go by.
+
+        Args:
+            test_draws: Draws of the posterior that the test set, validation items and the stop set are predicted with.
+            watched: Ids of the stop set.
+            before: The classes that the last round's posterior predicted on the stop set.
+        """
+        dataset, progress = self.learner.dataset, self.learner.progress
+        draws = self.draw(test_draws, "test")
+        begin = time.perf_counter()
+        with progress("test", len(dataset.test)) as advance:
+            results = evaluate(self.scorer(draws, dataset.test, advance, "test item"), dataset)
+        with progress("watch", len(self.pool.validation) + len(watched)) as advance:
+            results |= signals(self.scorer(draws, dataset.pool, advance), self.pool, watched, before)
+        return results | {
+            "diagnostics": dict(getattr(self.posterior, "diagnostics", {})),
+            "seconds": {"fit": self.fit_seconds, "evaluate": time.perf_counter() - begin},
+        }
