@@ -1,14 +1,18 @@
 """Reading a module's torch.fx graph: what its nodes do, how they hang together, and swapping two of them."""
 
+import copy
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.nn.utils import fuse_conv_bn_weights
 
 from activebdl.posteriors._masks import is_dropout
 
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 _POOLS = (
     nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d,
     nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d,
@@ -21,10 +25,15 @@ _IN_PLACE = ("iadd", "isub", "imul", "itruediv", "iand", "ior", "ixor", "ipow", 
 
 
 class Tracer(fx.Tracer):
-    """Looks into modules only as far as there is dropout in them; the rest may be as dynamic as it likes."""
+    """Looks into modules only as far as there is dropout in them; the rest may be as dynamic as it likes.
+
+    It looks into every nn.Sequential, which cannot be dynamic, for a convolution and its batch norm may be in there.
+    """
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return is_dropout(m) or not any(is_dropout(child) for child in m.modules())
+        if any(is_dropout(child) for child in m.modules()):
+            return is_dropout(m)
+        return type(m) is not nn.Sequential or has_hooks(m)
 
 
 class Shapes(fx.Interpreter):
@@ -55,6 +64,43 @@ def downstream(graph: fx.Graph, sources: set[str]) -> set[str]:
         if any(source.name in found for source in node.all_input_nodes):
             found.add(node.name)
     return found
+
+
+def fold_batch_norms(graph: fx.Graph, modules: dict[str, nn.Module], shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Writes batch norm into the layer before it, where nothing else reads that: in eval mode it is ``a x + b``.
+
+    The layer with both in it is new, and is added to ``modules``; the user's own stay as they are.
+    """
+    for node in list(graph.nodes):
+        source = node.all_input_nodes[0] if node.all_input_nodes else node
+        if node.op != "call_module" or source.op != "call_module" or only_user(source) is not node:
+            continue
+        layer, norm = modules[str(source.target)], modules[str(node.target)]
+        if type(norm) not in _BATCH_NORMS or has_hooks(norm) or has_hooks(layer):
+            continue
+        folded = _folded(layer, cast(nn.BatchNorm2d, norm), vectors=len(shapes[source.name]) == 1)
+        if folded is not None:
+            source.target = f"{source.target}, {node.target}"
+            modules[source.target] = folded
+            node.replace_all_uses_with(source)
+            graph.erase_node(node)
+
+
+def _folded(layer: nn.Module, norm: nn.BatchNorm2d, *, vectors: bool) -> nn.Module | None:
+    """The layer with the batch norm behind it in its weights; None where that cannot be."""
+    channels = type(layer) in CONVOLUTIONS or (type(layer) is nn.Linear and vectors)
+    mean, variance = norm.running_mean, norm.running_var
+    if not channels or mean is None or variance is None:  # without statistics it looks at the batch in eval mode too
+        return None
+    weight, bias = cast(Tensor, layer.weight), cast(Tensor | None, layer.bias)
+    if {weight.dtype, mean.dtype} not in ({torch.float32}, {torch.float64}):
+        return None  # rounded weights of low precision would tell another function
+    folded = copy.copy(layer)
+    folded._parameters = dict(layer._parameters)
+    with torch.no_grad():
+        fused = fuse_conv_bn_weights(weight, bias, mean, variance, norm.eps, norm.weight, norm.bias)
+    folded.weight, folded.bias = (parameter.requires_grad_(False) for parameter in fused)
+    return folded
 
 
 def swap(dropout: fx.Node, behind: fx.Node) -> None:

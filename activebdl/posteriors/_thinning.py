@@ -23,10 +23,12 @@ from torch import Tensor, fx, nn
 
 from activebdl.errors import UserError
 from activebdl.posteriors._graph import (
+    CONVOLUTIONS,
     Shapes,
     Tracer,
     attribute,
     downstream,
+    fold_batch_norms,
     has_hooks,
     in_place,
     is_pool,
@@ -36,8 +38,6 @@ from activebdl.posteriors._graph import (
     swap,
 )  # fmt: skip
 from activebdl.posteriors._masks import CHANNEL_DROPOUT, Site, is_dropout, site_of
-
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 Role = Literal["cut", "fold", "gather", "mask"]
 """What becomes of a dropout whose mask is known.
@@ -105,6 +105,7 @@ class ThinnedGraph:
         with torch.no_grad():
             shapes.run(example)
         self._shapes = shapes.item_shapes
+        fold_batch_norms(self.graph, self.modules, self._shapes)
         self._sites = {n.name: site_of(self._module(n), shapes.input_of[n.name]) for n in self._dropout_nodes()}
         self._repeat = dict.fromkeys(self._sites, 1)
         for node in self._dropout_nodes():
