@@ -1,6 +1,7 @@
 """Reading a module's torch.fx graph: what its nodes do, how they hang together, and swapping two of them."""
 
 import copy
+import operator
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -119,6 +120,19 @@ def is_relu(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
     return len(node.all_input_nodes) == 1 and node.target in (F.relu, torch.relu, F.leaky_relu, "relu")
 
 
+def is_plain_relu(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
+    """Whether a node is ``max(x, 0)`` of one value and nothing else."""
+    if node.op == "call_module":
+        return type(modules[str(node.target)]) is nn.ReLU and not has_hooks(modules[str(node.target)])
+    return len(node.all_input_nodes) == 1 and node.target in (F.relu, torch.relu, "relu", "relu_", torch.relu_)
+
+
+def is_sum(node: fx.Node) -> bool:
+    """Whether a node adds two values of the graph."""
+    plus = (operator.add, operator.iadd, torch.add, "add", "add_")
+    return node.target in plus and len(node.args) == 2 == len(node.all_input_nodes) and not node.kwargs
+
+
 def is_pool(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
     """Whether a node takes the maximum or the mean over neighbours, in every channel by itself."""
     if node.op == "call_module":
@@ -129,7 +143,7 @@ def is_pool(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
 
 
 def in_place(node: fx.Node, modules: Mapping[str, nn.Module]) -> bool:
-    """Whether a node may write into what it reads."""
+    """Whether a node may write into the first of the values that it reads."""
     if node.op == "call_module":
         return any(getattr(child, "inplace", False) for child in modules[str(node.target)].modules())
     name = str(node.target) if node.op == "call_method" else getattr(node.target, "__name__", "")

@@ -31,8 +31,10 @@ from activebdl.posteriors._graph import (
     fold_batch_norms,
     has_hooks,
     in_place,
+    is_plain_relu,
     is_pool,
     is_relu,
+    is_sum,
     names_its_size,
     only_user,
     swap,
@@ -117,6 +119,12 @@ class ThinnedGraph:
         self.trunk = [node for node in nodes if node.name not in stochastic]
         self.branch = [node for node in nodes if node.name in stochastic]
         self.output = cast(fx.Node, next(n for n in self.graph.nodes if n.op == "output").args[0])
+        self._fresh: set[str] = set()  # values of a draw that nothing else shares memory with
+        self._over = [node.name for node in self.branch if self._writes_over(node)]
+        read_last = {source.name: node.name for node in self.branch for source in node.all_input_nodes}
+        self._spent: dict[str, list[str]] = {node.name: [] for node in self.branch}
+        for source, node in read_last.items():
+            self._spent[node].append(source)
 
     # ---- reading the graph
 
@@ -132,7 +140,7 @@ class ThinnedGraph:
         if not self._dropout_nodes():
             raise UserError(f"The dropout modules of {type(module).__name__} are never called when it reads a batch.")
         for node in self.graph.nodes:
-            if in_place(node, self.modules) and any(len(source.users) > 1 for source in node.all_input_nodes):
+            if in_place(node, self.modules) and only_user(node.all_input_nodes[0]) is None:
                 raise NotImplementedError("an in-place operation whose effect others see")
 
     def _dropout_nodes(self) -> list[fx.Node]:
@@ -216,6 +224,20 @@ class ThinnedGraph:
             node = inputs[0]
         return None
 
+    def _writes_over(self, node: fx.Node) -> bool:
+        """Whether a relu or a sum may write over the first value that it reads; notes which values are fresh.
+
+        On a CPU a new tensor for each costs more than the sum itself.
+        """
+        made = self._module(node) if node.op == "call_module" else None
+        if made is not None and type(made) in (nn.Linear, *CONVOLUTIONS) and not has_hooks(made):
+            self._fresh.add(node.name)
+        if not is_sum(node) and not is_plain_relu(node, self.modules):
+            return False
+        self._fresh.add(node.name)
+        source = node.all_input_nodes[0]
+        return source.name in self._fresh and only_user(source) is node
+
     # ---- drawing
 
     def sites(self) -> dict[str, Site]:
@@ -264,11 +286,19 @@ class ThinnedGraph:
         values = dict(trunk)
         for node in self.branch:
             values[node.name] = self._run_node(node, values, plan)
+            for name in self._spent[node.name]:  # its memory is taken again while it is in the cache
+                del values[name]
         return cast(Tensor, values[self.output.name])
 
     def _run_node(self, node: fx.Node, values: dict[str, Any], plan: DrawPlan) -> Any:
         if node.name in plan.weights:
             return _apply(self._module(node), values[node.all_input_nodes[0].name], plan.weights[node.name])
+        if node.name in self._over:
+            x, *others = (values[source.name] for source in node.all_input_nodes)
+            if not others:
+                return x.relu_()
+            if x.shape == others[0].shape and x.dtype == others[0].dtype:
+                return x.add_(others[0])
         if node.name not in self.dropped:
             return self._call(node, values)
         x = cast(Tensor, values[node.all_input_nodes[0].name])
