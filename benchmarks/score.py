@@ -9,8 +9,9 @@
 Every code gets the same weights and the same images, and turns them into one BALD score each; what it does with the
 images is its own. First each code tries the settings it has, batch sizes and layouts among them, on a few images; its
 fastest then takes turns with the others. The table has medians over the turns. FLOPs are those of the layers that are
-computed, counted by torch, a multiplication with its addition being two; the share is of the rate at which the same
-machine multiplies matrices of 2,000 x 2,000, measured in the same turns.
+computed, counted by torch, a multiplication with its addition being two; those of the peers are the whole network's,
+whatever they keep from draw to draw. The share is of the rate at which the same machine multiplies matrices of 2,000 x
+2,000, measured in the same turns. Convolutions have another library than matrices, and may be faster: see their rate.
 """
 
 import argparse
@@ -37,6 +38,7 @@ from activebdl.strategies.bald import bald
 NORMALISE = Normalise(scale=255.0, mean=0.1307, std=0.3081)
 CPU = torch.device("cpu")
 SIDE = 2000  # of the matrices that are multiplied for the machine's rate
+CHANNELS = 64  # of the convolution of 3 x 3 for the same
 
 
 class Block(nn.Module):
@@ -92,10 +94,9 @@ def make_data(kind: str, items: int) -> tuple[Tensor, Tensor]:
 
 
 def train(network: Callable[[], nn.Module], images: Tensor, labels: Tensor) -> nn.Module:
-    """A short fit, so that draws differ and batch norm has statistics; weights as torch lays them out by itself."""
+    """A short fit, so that draws differ and batch norm has statistics."""
     known = Labelled(images[:200], labels[:200], Categorical(10), NORMALISE)
-    posterior = MCDropout(Training(steps=100)).fit(network, known, generator=torch.Generator().manual_seed(0))
-    return posterior.module.to(memory_format=torch.contiguous_format)  # pyright: ignore[reportCallIssue]
+    return MCDropout(Training(steps=100)).fit(network, known, generator=torch.Generator().manual_seed(0)).module
 
 
 # ---- the codes: each a function of images [N, 1, 28, 28] and K, to BALD scores [N]
@@ -151,7 +152,11 @@ def baal(module: nn.Module, setting: Setting) -> Code:
     model.to(memory_format=setting.layout)  # pyright: ignore[reportCallIssue]
     wrapper = ModelWrapper(model, TrainingArgs(use_cuda=False, replicate_in_memory=setting.replicate))
     wrapper.eval()
-    return batchwise(lambda x, k: wrapper.predict_on_batch(x, iterations=k).transpose(1, 2), setting)
+
+    def predict(x: Tensor, k: int) -> Tensor:
+        return wrapper.predict_on_batch(x, iterations=k).transpose(1, 2)  # from [B, C, K]
+
+    return batchwise(predict, setting)
 
 
 def redux(module: nn.Module, setting: Setting) -> Code:
@@ -216,6 +221,20 @@ def seconds(what: Callable[[], object]) -> float:
     return time.perf_counter() - begin
 
 
+def matrix_rate() -> Callable[[], float]:
+    """FLOP a second of a product of matrices."""
+    matrix = torch.randn(SIDE, SIDE)
+    return lambda: 2 * SIDE**3 / median(seconds(lambda: matrix @ matrix) for _ in range(5))
+
+
+def convolution_rate() -> Callable[[], float]:
+    """FLOP a second of a convolution, in the layout that suits it."""
+    x = torch.randn(256, CHANNELS, 14, 14).contiguous(memory_format=torch.channels_last)
+    weight = torch.randn(CHANNELS, CHANNELS, 3, 3).contiguous(memory_format=torch.channels_last)
+    flops = 2 * 9 * CHANNELS * x.numel()
+    return lambda: flops / median(seconds(lambda: F.conv2d(x, weight, padding=1)) for _ in range(5))
+
+
 def flops_per_sample(module: nn.Module, images: Tensor, k: int, thin: bool) -> float:
     """Of the layers that are computed, what all draws share among them."""
     x = NORMALISE(images[:64])
@@ -225,9 +244,9 @@ def flops_per_sample(module: nn.Module, images: Tensor, k: int, thin: bool) -> f
     return counter.get_total_flops() / (len(x) * k)
 
 
-def difference(module: nn.Module, images: Tensor, k: int) -> tuple[float, float]:
+def difference(module: nn.Module, images: Tensor, k: int, dtype: torch.dtype) -> tuple[float, float]:
     """The largest difference between thinned and masked draws: of log-probabilities, and of BALD, in nats."""
-    x = NORMALISE(images[:500])
+    module, x = copy.deepcopy(module).to(dtype), NORMALISE(images[:300]).to(dtype)
     thinned, masked = (
         DropoutPosterior(module, x[:2], thin=thin).draw(k, generator=torch.Generator()).log_probs(x)
         for thin in (True, False)
@@ -248,24 +267,27 @@ def measure(name: str, arguments: argparse.Namespace, images: Tensor, labels: Te
         for layout in (torch.contiguous_format, torch.channels_last):
             called, code = fastest(peer, module, images, k, layout)
             codes[called] = (code, few)
-    matrix = torch.randn(SIDE, SIDE)
     spent: dict[str, list[float]] = {called: [] for called in codes}
-    products: list[float] = []
+    machine = {"matrices": matrix_rate(), "convolution": convolution_rate()}
+    flop_rates: dict[str, list[float]] = {called: [] for called in machine}
     ours(module)(few, 2)
     for _ in range(arguments.turns):
-        products.append(median(seconds(lambda: matrix @ matrix) for _ in range(5)))
+        for called, rate in machine.items():
+            flop_rates[called].append(rate())
         for called, (code, these) in codes.items():
             spent[called].append(seconds(partial(code, these, k)))
-    peak = 2 * SIDE**3 / median(products)
+    peaks = {called: median(rates) for called, rates in flop_rates.items()}
     rates = {called: len(these) * k / median(spent[called]) for called, (_, these) in codes.items()}
     flops = {thin: flops_per_sample(module, images, k, thin) for thin in (True, False)}
-    report(rates, flops, peak, spent["ours"], len(images) * k)
-    log_probs, scores = difference(module, images, k)
-    print(f"    thinned and masked draws differ by {log_probs:.1e} in log-probabilities, {scores:.1e} in BALD")
+    print("    the machine: " + ", ".join(f"{called} {peak / 1e9:.0f} GFLOP/s" for called, peak in peaks.items()))
+    report(rates, flops, peaks["matrices"], spent["ours"], len(images) * k)
+    for dtype in (torch.float32, torch.float64):
+        log_probs, scores = difference(module, images, k, dtype)
+        told = f"{log_probs:.1e} in log-probabilities, {scores:.1e} in BALD"
+        print(f"    thinned and masked draws in {str(dtype)[6:]} differ by at most {told}")
 
 
 def report(rates: dict[str, float], flops: dict[bool, float], peak: float, spent: list[float], samples: int) -> None:
-    print(f"    matrix product {peak / 1e9:.0f} GFLOP/s; FLOPs of the peers are those of the whole network")
     print(f"    {'':<44} {'samples/s':>10} {'ours is':>8} {'MFLOP':>7} {'GFLOP/s':>8} {'share':>6}")
     for called, rate in rates.items():
         each = flops[called == "ours"]

@@ -2,7 +2,7 @@
 
 import copy
 import operator
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -67,6 +67,15 @@ def downstream(graph: fx.Graph, sources: set[str]) -> set[str]:
     return found
 
 
+def last_reads(nodes: Sequence[fx.Node], but: fx.Node) -> dict[str, list[str]]:
+    """By node, the names of the values that no later one of ``nodes`` reads; ``but`` is kept."""
+    reader = {source.name: node.name for node in nodes for source in node.all_input_nodes if source is not but}
+    found: dict[str, list[str]] = {}
+    for source, node in reader.items():
+        found.setdefault(node, []).append(source)
+    return found
+
+
 def fold_batch_norms(graph: fx.Graph, modules: dict[str, nn.Module], shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Writes batch norm into the layer before it, where nothing else reads that: in eval mode it is ``a x + b``.
 
@@ -93,14 +102,15 @@ def _folded(layer: nn.Module, norm: nn.BatchNorm2d, *, vectors: bool) -> nn.Modu
     mean, variance = norm.running_mean, norm.running_var
     if not channels or mean is None or variance is None:  # without statistics it looks at the batch in eval mode too
         return None
-    weight, bias = cast(Tensor, layer.weight), cast(Tensor | None, layer.bias)
-    if {weight.dtype, mean.dtype} not in ({torch.float32}, {torch.float64}):
+    before = cast(Tensor, layer.weight)
+    if {before.dtype, mean.dtype} not in ({torch.float32}, {torch.float64}):
         return None  # rounded weights of low precision would tell another function
     folded = copy.copy(layer)
-    folded._parameters = dict(layer._parameters)
     with torch.no_grad():
-        fused = fuse_conv_bn_weights(weight, bias, mean, variance, norm.eps, norm.weight, norm.bias)
-    folded.weight, folded.bias = (parameter.requires_grad_(False) for parameter in fused)
+        weight, bias = fuse_conv_bn_weights(
+            before, cast(Tensor | None, layer.bias), mean, variance, norm.eps, norm.weight, norm.bias
+        )
+    folded._parameters = {"weight": weight, "bias": bias}
     return folded
 
 

@@ -7,6 +7,7 @@ Three facts make it fast; all are exact, and the tests hold them against the pla
    flattening and, for whole channels, with pooling; so the dropout is moved behind them and the trunk grows.
 3. **Thinned sub-networks** (Srivastava et al. 2014). A draw's mask is the same for every item, so what it drops need
    not be computed: the live rows and columns of the weights are cut out once per draw, and the matrices are smaller.
+   Batch norm is no obstacle between two layers: it is written into the first.
 
 The module is read with torch.fx. One that cannot be, or that this would get wrong, takes the plain path instead,
 `_masks.run_with_masks`.
@@ -35,17 +36,20 @@ from activebdl.posteriors._graph import (
     is_pool,
     is_relu,
     is_sum,
+    last_reads,
     names_its_size,
     only_user,
     swap,
 )  # fmt: skip
 from activebdl.posteriors._masks import CHANNEL_DROPOUT, Site, is_dropout, site_of
 
+_LANES = 16  # float32 numbers that a processor multiplies at once: a convolution of fewer channels is no faster
+
 Role = Literal["cut", "fold", "gather", "mask"]
 """What becomes of a dropout whose mask is known.
 
 cut: the layer before it computes only what lives, the layer behind it reads only that;
-fold: the mask is multiplied into the columns of the linear layer behind it;
+fold: the mask is multiplied into the columns of the layer behind it;
 gather: the live channels are taken out of its input, the convolution behind it reads only those;
 mask: its input is multiplied by the mask.
 """
@@ -121,10 +125,7 @@ class ThinnedGraph:
         self.output = cast(fx.Node, next(n for n in self.graph.nodes if n.op == "output").args[0])
         self._fresh: set[str] = set()  # values of a draw that nothing else shares memory with
         self._over = [node.name for node in self.branch if self._writes_over(node)]
-        read_last = {source.name: node.name for node in self.branch for source in node.all_input_nodes}
-        self._spent: dict[str, list[str]] = {node.name: [] for node in self.branch}
-        for source, node in read_last.items():
-            self._spent[node].append(source)
+        self._spent = last_reads(self.branch, but=self.output)
 
     # ---- reading the graph
 
@@ -188,8 +189,9 @@ class ThinnedGraph:
         before = self._computed_by(dropout.all_input_nodes[0], channels)
         if before is not None and before.name in stochastic:
             return Dropped(site, repeat, "cut", before.name, after.name)
-        role: Role = "fold" if isinstance(self._module(after), nn.Linear) else "gather"
-        return Dropped(site, repeat, role, None, after.name)
+        layer = self._module(after)
+        whole = isinstance(layer, nn.Linear) or cast(nn.Conv2d, layer).in_channels <= _LANES
+        return Dropped(site, repeat, "fold" if whole else "gather", None, after.name)
 
     def _reads(self, layer: fx.Node, dropout: fx.Node, channels: bool) -> bool:
         """Whether a layer multiplies each dropped entry by columns of its own."""
@@ -286,7 +288,7 @@ class ThinnedGraph:
         values = dict(trunk)
         for node in self.branch:
             values[node.name] = self._run_node(node, values, plan)
-            for name in self._spent[node.name]:  # its memory is taken again while it is in the cache
+            for name in self._spent.get(node.name, ()):  # memory is taken again while it is in the cache
                 del values[name]
         return cast(Tensor, values[self.output.name])
 
@@ -335,7 +337,7 @@ def _cut(
     if columns is not None:
         dropped, keep = columns
         if dropped.role == "fold":
-            keep = keep.repeat_interleave(dropped.repeat)
+            keep = keep.repeat_interleave(dropped.repeat).view(-1, *([1] * (weight.dim() - 2)))
             weight = weight * (keep.to(weight.dtype) * dropped.site.scale)
         else:
             live = _live(keep.repeat_interleave(dropped.repeat), dropped.repeat)
