@@ -105,8 +105,10 @@ Code = Callable[[Tensor, int], Tensor]
 
 
 def ours(module: nn.Module, thin: bool = True) -> Code:
+    posterior = DropoutPosterior(module, torch.zeros(2, 1, 28, 28), thin=thin)  # a fit ends with it
+
     def score(images: Tensor, k: int) -> Tensor:
-        draws = DropoutPosterior(module, NORMALISE(images[:2]), thin=thin).draw(k, generator=torch.Generator())
+        draws = posterior.draw(k, generator=torch.Generator())
         return Scorer(draws, images, NORMALISE, CPU).scores(torch.arange(len(images)), bald)
 
     return score

@@ -14,7 +14,7 @@ The module is read with torch.fx. One that cannot be, or that this would get wro
 B: items of a batch, K: draws, C: classes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -123,9 +123,8 @@ class ThinnedGraph:
         self.trunk = [node for node in nodes if node.name not in stochastic]
         self.branch = [node for node in nodes if node.name in stochastic]
         self.output = cast(fx.Node, next(n for n in self.graph.nodes if n.op == "output").args[0])
-        self._fresh: set[str] = set()  # values of a draw that nothing else shares memory with
-        self._over = [node.name for node in self.branch if self._writes_over(node)]
-        self._spent = last_reads(self.branch, but=self.output)
+        self._spent = last_reads(nodes, but=self.output)
+        self._over = {*self._written_over(self.trunk), *self._written_over(self.branch)}
 
     # ---- reading the graph
 
@@ -226,19 +225,21 @@ class ThinnedGraph:
             node = inputs[0]
         return None
 
-    def _writes_over(self, node: fx.Node) -> bool:
-        """Whether a relu or a sum may write over the first value that it reads; notes which values are fresh.
+    def _written_over(self, nodes: list[fx.Node]) -> Iterator[str]:
+        """The relus and sums among these nodes that may write over the first value that they read.
 
         On a CPU a new tensor for each costs more than the sum itself.
         """
-        made = self._module(node) if node.op == "call_module" else None
-        if made is not None and type(made) in (nn.Linear, *CONVOLUTIONS) and not has_hooks(made):
-            self._fresh.add(node.name)
-        if not is_sum(node) and not is_plain_relu(node, self.modules):
-            return False
-        self._fresh.add(node.name)
-        source = node.all_input_nodes[0]
-        return source.name in self._fresh and only_user(source) is node
+        fresh: set[str] = set()  # values made here that share memory with no other
+        for node in nodes:
+            made = self._module(node) if node.op == "call_module" else None
+            if made is not None and type(made) in (nn.Linear, *CONVOLUTIONS) and not has_hooks(made):
+                fresh.add(node.name)
+            if is_sum(node) or is_plain_relu(node, self.modules):
+                source = node.all_input_nodes[0]
+                if source.name in fresh and only_user(source) is node:
+                    yield node.name
+                fresh.add(node.name)
 
     # ---- drawing
 
@@ -280,27 +281,20 @@ class ThinnedGraph:
         values: dict[str, Any] = {}
         for node in self.trunk:
             values[node.name] = x if node.op == "placeholder" else self._call(node, values)
-        read = {source.name for node in self.branch for source in node.all_input_nodes}
-        return {name: value for name, value in values.items() if name in read}
+            self._forget(node, values)
+        return values
 
     def run_draw(self, trunk: dict[str, Any], plan: DrawPlan) -> Tensor:
         """Logits ``[B, C]`` of one draw, from what `run_trunk` gave."""
         values = dict(trunk)
         for node in self.branch:
             values[node.name] = self._run_node(node, values, plan)
-            for name in self._spent.get(node.name, ()):  # memory is taken again while it is in the cache
-                del values[name]
+            self._forget(node, values)
         return cast(Tensor, values[self.output.name])
 
     def _run_node(self, node: fx.Node, values: dict[str, Any], plan: DrawPlan) -> Any:
         if node.name in plan.weights:
             return _apply(self._module(node), values[node.all_input_nodes[0].name], plan.weights[node.name])
-        if node.name in self._over:
-            x, *others = (values[source.name] for source in node.all_input_nodes)
-            if not others:
-                return x.relu_()
-            if x.shape == others[0].shape and x.dtype == others[0].dtype:
-                return x.add_(others[0])
         if node.name not in self.dropped:
             return self._call(node, values)
         x = cast(Tensor, values[node.all_input_nodes[0].name])
@@ -308,7 +302,18 @@ class ThinnedGraph:
             return self.dropped[node.name].site.apply(x, plan.masks[node.name])
         return _take_channels(x, plan.live[node.name]) if node.name in plan.live else x
 
+    def _forget(self, node: fx.Node, values: dict[str, Any]) -> None:
+        """Lets go of what this node was the last to read: its memory is taken again while it is in the cache."""
+        for name in self._spent.get(node.name, ()):
+            del values[name]
+
     def _call(self, node: fx.Node, values: dict[str, Any]) -> Any:
+        if node.name in self._over:
+            x, *others = (values[source.name] for source in node.all_input_nodes)
+            if not others:
+                return x.relu_()
+            if x.shape == others[0].shape and x.dtype == others[0].dtype:
+                return x.add_(others[0])
         fresh = in_place(node, self.modules)  # a draw may not write into what the next one reads
 
         def value(source: fx.Node) -> Any:
