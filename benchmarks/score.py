@@ -193,7 +193,7 @@ def settings(name: str) -> Iterator[Setting]:
         for batch in (4, 16, 64):
             yield Setting(batch, layout)
         if name == "baal":
-            for batch in (32, 128, 512):
+            for batch in (32, 128):
                 yield Setting(batch, layout, replicate=False)
                 yield Setting(batch, layout, replicate=False, cache=True)
 
@@ -309,7 +309,7 @@ def main() -> None:
     parser.add_argument("--data", choices=["mnist", "random"], default="mnist")
     parser.add_argument("--items", type=int, default=4000, help="images for ours")
     parser.add_argument("--draws", type=int, default=20)
-    parser.add_argument("--peer-samples", type=int, default=8000, help="images x draws for each of the others")
+    parser.add_argument("--peer-samples", type=int, default=12_800, help="images x draws for each of the others")
     parser.add_argument("--peers", nargs="*", choices=list(PEERS), default=[])
     parser.add_argument("--only", choices=["ours"], help="without masks multiplied in")
     parser.add_argument("--turns", type=int, default=5)

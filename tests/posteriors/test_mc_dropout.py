@@ -167,6 +167,18 @@ def test_what_comes_before_the_first_dropout_is_computed_once() -> None:
     assert {name: calls.get(name, 0) for name in ("0", "2", "3")} == {"0": 1, "2": 1, "3": 1}
 
 
+def test_what_a_hook_keeps_of_a_layer_is_not_written_over() -> None:
+    module, x = made("mlp"), inputs("mlp", 3)
+    draws = DropoutPosterior(module, x[:2]).draw(2, generator=seeded())
+    kept: list[Tensor] = []
+    module[1].register_forward_hook(lambda _, __, output: kept.append(output))  # type: ignore[index]
+    given = DropoutPosterior(module, x[:2]).draw(2, generator=seeded())
+    kept.clear()
+    torch.testing.assert_close(given.log_probs(x), draws.log_probs(x), rtol=0, atol=1e-13)
+    assert torch.equal(kept[0], module[1](x.flatten(1)))  # type: ignore[index]
+    assert bool((kept[0] < 0).any())
+
+
 def test_dropped_channels_are_not_computed() -> None:
     draws = posterior("batchbald_cnn").draw(4, generator=seeded())
     assert isinstance(draws, ThinnedDraws)
