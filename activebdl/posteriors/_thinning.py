@@ -7,13 +7,14 @@ Three facts make it fast; all are exact, and the tests hold them against the pla
    flattening and, for whole channels, with pooling; so the dropout is moved behind them and the trunk grows.
 3. **Thinned sub-networks** (Srivastava et al. 2014). A draw's mask is the same for every item, so what it drops need
    not be computed: the live rows and columns of the weights are cut out once per draw, and the matrices are smaller.
+   Batch norm is no obstacle between two layers: it is written into the first.
 
 The module is read with torch.fx. One that cannot be, or that this would get wrong, takes the plain path instead,
 `_masks.run_with_masks`.
 B: items of a batch, K: draws, C: classes.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -23,27 +24,32 @@ from torch import Tensor, fx, nn
 
 from activebdl.errors import UserError
 from activebdl.posteriors._graph import (
+    CONVOLUTIONS,
     Shapes,
     Tracer,
     attribute,
     downstream,
+    fold_batch_norms,
     has_hooks,
     in_place,
+    is_plain_relu,
     is_pool,
     is_relu,
+    is_sum,
+    last_reads,
     names_its_size,
     only_user,
     swap,
 )  # fmt: skip
 from activebdl.posteriors._masks import CHANNEL_DROPOUT, Site, is_dropout, site_of
 
-CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_LANES = 16  # float32 numbers that a processor multiplies at once: a convolution of fewer channels is no faster
 
 Role = Literal["cut", "fold", "gather", "mask"]
 """What becomes of a dropout whose mask is known.
 
 cut: the layer before it computes only what lives, the layer behind it reads only that;
-fold: the mask is multiplied into the columns of the linear layer behind it;
+fold: the mask is multiplied into the columns of the layer behind it;
 gather: the live channels are taken out of its input, the convolution behind it reads only those;
 mask: its input is multiplied by the mask.
 """
@@ -105,6 +111,7 @@ class ThinnedGraph:
         with torch.no_grad():
             shapes.run(example)
         self._shapes = shapes.item_shapes
+        fold_batch_norms(self.graph, self.modules, self._shapes)
         self._sites = {n.name: site_of(self._module(n), shapes.input_of[n.name]) for n in self._dropout_nodes()}
         self._repeat = dict.fromkeys(self._sites, 1)
         for node in self._dropout_nodes():
@@ -116,6 +123,8 @@ class ThinnedGraph:
         self.trunk = [node for node in nodes if node.name not in stochastic]
         self.branch = [node for node in nodes if node.name in stochastic]
         self.output = cast(fx.Node, next(n for n in self.graph.nodes if n.op == "output").args[0])
+        self._spent = last_reads(nodes, but=self.output)
+        self._over = {*self._written_over(self.trunk), *self._written_over(self.branch)}
 
     # ---- reading the graph
 
@@ -131,7 +140,7 @@ class ThinnedGraph:
         if not self._dropout_nodes():
             raise UserError(f"The dropout modules of {type(module).__name__} are never called when it reads a batch.")
         for node in self.graph.nodes:
-            if in_place(node, self.modules) and any(len(source.users) > 1 for source in node.all_input_nodes):
+            if in_place(node, self.modules) and only_user(node.all_input_nodes[0]) is None:
                 raise NotImplementedError("an in-place operation whose effect others see")
 
     def _dropout_nodes(self) -> list[fx.Node]:
@@ -179,8 +188,9 @@ class ThinnedGraph:
         before = self._computed_by(dropout.all_input_nodes[0], channels)
         if before is not None and before.name in stochastic:
             return Dropped(site, repeat, "cut", before.name, after.name)
-        role: Role = "fold" if isinstance(self._module(after), nn.Linear) else "gather"
-        return Dropped(site, repeat, role, None, after.name)
+        layer = self._module(after)
+        whole = isinstance(layer, nn.Linear) or cast(nn.Conv2d, layer).in_channels <= _LANES
+        return Dropped(site, repeat, "fold" if whole else "gather", None, after.name)
 
     def _reads(self, layer: fx.Node, dropout: fx.Node, channels: bool) -> bool:
         """Whether a layer multiplies each dropped entry by columns of its own."""
@@ -214,6 +224,22 @@ class ThinnedGraph:
                 return None
             node = inputs[0]
         return None
+
+    def _written_over(self, nodes: list[fx.Node]) -> Iterator[str]:
+        """The relus and sums among these nodes that may write over the first value that they read.
+
+        On a CPU a new tensor for each costs more than the sum itself.
+        """
+        fresh: set[str] = set()  # values made here that share memory with no other
+        for node in nodes:
+            made = self._module(node) if node.op == "call_module" else None
+            if made is not None and type(made) in (nn.Linear, *CONVOLUTIONS) and not has_hooks(made):
+                fresh.add(node.name)
+            if is_sum(node) or is_plain_relu(node, self.modules):
+                source = node.all_input_nodes[0]
+                if source.name in fresh and only_user(source) is node:
+                    yield node.name
+                fresh.add(node.name)
 
     # ---- drawing
 
@@ -255,14 +281,15 @@ class ThinnedGraph:
         values: dict[str, Any] = {}
         for node in self.trunk:
             values[node.name] = x if node.op == "placeholder" else self._call(node, values)
-        read = {source.name for node in self.branch for source in node.all_input_nodes}
-        return {name: value for name, value in values.items() if name in read}
+            self._forget(node, values)
+        return values
 
     def run_draw(self, trunk: dict[str, Any], plan: DrawPlan) -> Tensor:
         """Logits ``[B, C]`` of one draw, from what `run_trunk` gave."""
         values = dict(trunk)
         for node in self.branch:
             values[node.name] = self._run_node(node, values, plan)
+            self._forget(node, values)
         return cast(Tensor, values[self.output.name])
 
     def _run_node(self, node: fx.Node, values: dict[str, Any], plan: DrawPlan) -> Any:
@@ -275,7 +302,18 @@ class ThinnedGraph:
             return self.dropped[node.name].site.apply(x, plan.masks[node.name])
         return _take_channels(x, plan.live[node.name]) if node.name in plan.live else x
 
+    def _forget(self, node: fx.Node, values: dict[str, Any]) -> None:
+        """Lets go of what this node was the last to read: its memory is taken again while it is in the cache."""
+        for name in self._spent.get(node.name, ()):
+            del values[name]
+
     def _call(self, node: fx.Node, values: dict[str, Any]) -> Any:
+        if node.name in self._over:
+            x, *others = (values[source.name] for source in node.all_input_nodes)
+            if not others:
+                return x.relu_()
+            if x.shape == others[0].shape and x.dtype == others[0].dtype:
+                return x.add_(others[0])
         fresh = in_place(node, self.modules)  # a draw may not write into what the next one reads
 
         def value(source: fx.Node) -> Any:
@@ -304,7 +342,7 @@ def _cut(
     if columns is not None:
         dropped, keep = columns
         if dropped.role == "fold":
-            keep = keep.repeat_interleave(dropped.repeat)
+            keep = keep.repeat_interleave(dropped.repeat).view(-1, *([1] * (weight.dim() - 2)))
             weight = weight * (keep.to(weight.dtype) * dropped.site.scale)
         else:
             live = _live(keep.repeat_interleave(dropped.repeat), dropped.repeat)

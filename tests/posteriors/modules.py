@@ -142,6 +142,89 @@ class Named(nn.Module):
         return self.b(self.drop(input=self.a(x.flatten(1)) + self.shift()))
 
 
+class Block(nn.Module):
+    """Two convolutions and a way around them, in the words of torchvision: relu in place, ``out += identity``."""
+
+    def __init__(self, before: int, after: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False)
+        self.bn1, self.bn2 = nn.BatchNorm2d(after), nn.BatchNorm2d(after, affine=False)
+        self.drop, self.relu = nn.Dropout2d(0.4), nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(after, after, 3, padding=1)
+        self.downsample = nn.Sequential()
+        if before != after:
+            self.downsample = nn.Sequential(nn.Conv2d(before, after, 1, stride=stride), nn.BatchNorm2d(after))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(self.drop(out)))
+        out += self.downsample(x)
+        return self.relu(out)
+
+
+def resnet() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4), nn.ReLU(), Block(4, 4, 1), Block(4, 18, 2),
+        Block(18, 18, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.5), nn.Linear(18, 3),
+    )  # fmt: skip
+
+
+class Normalised(nn.Module):
+    """Batch norm that may not go into the layer before it: others read that too, or it is over another axis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.bn = nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4)
+        self.drop, self.tokens, self.bn_tokens = nn.Dropout(0.5), nn.Linear(6, 4), nn.BatchNorm1d(4)
+        self.out, self.bn_out, self.last = nn.Linear(6 * 16, 5), nn.BatchNorm1d(5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv(x)
+        h = self.drop(self.bn(h) * h).mean(2)  # [B, 4, 6]
+        t = self.bn_tokens(self.tokens(h))  # [B, 4, 4], normalised along the first 4
+        h = torch.einsum("bij,bjk->bik", t, h).flatten(1).repeat(1, 4)
+        return self.last(self.drop(F.relu(self.bn_out(self.out(h)))))
+
+
+class Sums(nn.Module):
+    """Sums whose first term all draws share, or is read again, or is broadcast; and an output that is read too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(64, 8), nn.Linear(8, 8), nn.Linear(8, 1)
+        self.d, self.drop, self.out, self.same = nn.Linear(8, 8), nn.Dropout(0.5), nn.Linear(8, 3), nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        shared, once = self.a(x.flatten(1)), self.d(x.flatten(1)[:, :8])
+        h = once + self.b(self.drop(shared))
+        h = F.relu(shared + (self.same(h) + self.d(h))) * h
+        h = F.relu(self.d(h) - 1) + h
+        h = self.d(h) + 1
+        h = F.relu(self.c(h) + h)
+        h = torch.add(self.b(self.drop(h)), h)
+        h = h + shared
+        twice = self.d(h)
+        out = self.out(F.relu(twice) + twice) + self.c(F.relu(h))
+        _ = out.exp() - 1  # nothing comes of it
+        return out
+
+
+def normalised_vectors() -> nn.Module:
+    return nn.Sequential(
+        nn.Flatten(), nn.Linear(64, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 6, bias=False),
+        nn.BatchNorm1d(6), nn.ReLU(), nn.Dropout(0.3), nn.Linear(6, 3),
+    )  # fmt: skip
+
+
+def hooked_norm() -> nn.Module:
+    """Batch norm whose output a forward hook changes, in a sequence that has no dropout."""
+    module = nn.Sequential(
+        nn.Flatten(), nn.Dropout(0.3), nn.Sequential(nn.Linear(64, 8), nn.BatchNorm1d(8)), nn.Linear(8, 3)
+    )
+    module[2][1].register_forward_hook(lambda _, __, output: 2 * output.relu())  # type: ignore[index]
+    return module
+
+
 def hooked() -> nn.Module:
     """A layer whose output a forward hook changes."""
     module = nn.Sequential(
@@ -203,7 +286,7 @@ def one_dimensional() -> nn.Module:
 
 def three_dimensional() -> nn.Module:
     return nn.Sequential(
-        nn.Unflatten(2, (2, 4)), nn.Conv3d(1, 4, 2), nn.Dropout3d(0.5), nn.Conv3d(4, 3, (1, 2, 2)), nn.Flatten(),
+        nn.Unflatten(2, (2, 4)), nn.Conv3d(1, 18, 2), nn.Dropout3d(0.5), nn.Conv3d(18, 3, (1, 2, 2)), nn.Flatten(),
         nn.Linear(3 * 1 * 2 * 6, 3),
     )  # fmt: skip
 
@@ -232,6 +315,11 @@ MODULES = {
     "named": Named,
     "hooked": hooked,
     "relu_in_place": relu_in_place,
+    "resnet": resnet,
+    "normalised": Normalised,
+    "normalised_vectors": normalised_vectors,
+    "hooked_norm": hooked_norm,
+    "sums": Sums,
 }
 
 

@@ -22,9 +22,12 @@ def made(name: str) -> nn.Module:
         torch.manual_seed(0)
         module = MODULES[name]().double()
         for child in module.modules():  # statistics that are not the neutral ones
-            if isinstance(child, nn.BatchNorm2d):
+            if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
                 child.running_mean.normal_()  # type: ignore[union-attr]
                 child.running_var.uniform_(0.5, 2)  # type: ignore[union-attr]
+                if child.affine:
+                    nn.init.uniform_(child.weight, -2, 2)
+                    nn.init.normal_(child.bias)
     return module.eval().requires_grad_(False)
 
 
@@ -131,7 +134,7 @@ def test_the_mean_over_many_masks_is_the_linear_layer_itself() -> None:
     assert abs(float(logits.mean() - expected)) < 4.5 * float(error)
 
 
-@pytest.mark.parametrize("name", ["batchbald_cnn", "gal2017_cnn", "mlp"])
+@pytest.mark.parametrize("name", ["batchbald_cnn", "gal2017_cnn", "mlp", "resnet"])
 def test_float32_agrees_with_float64(name: str) -> None:
     x, module = inputs(name, 5), made(name)
     exact = DropoutPosterior(module, x[:2]).draw(8, generator=seeded()).log_probs(x)
@@ -164,6 +167,18 @@ def test_what_comes_before_the_first_dropout_is_computed_once() -> None:
     assert {name: calls.get(name, 0) for name in ("0", "2", "3")} == {"0": 1, "2": 1, "3": 1}
 
 
+def test_what_a_hook_keeps_of_a_layer_is_not_written_over() -> None:
+    module, x = made("mlp"), inputs("mlp", 3)
+    draws = DropoutPosterior(module, x[:2]).draw(2, generator=seeded())
+    kept: list[Tensor] = []
+    module[1].register_forward_hook(lambda _, __, output: kept.append(output))  # type: ignore[index]
+    given = DropoutPosterior(module, x[:2]).draw(2, generator=seeded())
+    kept.clear()
+    torch.testing.assert_close(given.log_probs(x), draws.log_probs(x), rtol=0, atol=1e-13)
+    assert torch.equal(kept[0], module[1](x.flatten(1)))  # type: ignore[index]
+    assert bool((kept[0] < 0).any())
+
+
 def test_dropped_channels_are_not_computed() -> None:
     draws = posterior("batchbald_cnn").draw(4, generator=seeded())
     assert isinstance(draws, ThinnedDraws)
@@ -174,7 +189,39 @@ def test_dropped_channels_are_not_computed() -> None:
         assert second.shape[0] < 64
 
 
-@pytest.mark.parametrize("name", ["three_dimensional", "convolutions", "functional", "one_dimensional", "mlp"])
+def test_channels_are_cut_out_through_batch_norm() -> None:
+    """What lies between two convolutions, batch norm and relu, keeps neither whole."""
+    draws = posterior("resnet").draw(4, generator=seeded())
+    assert isinstance(draws, ThinnedDraws)
+    called = [draws.graph.modules.get(str(node.target), nn.Identity()) for node in draws.graph.graph.nodes]
+    assert not any(isinstance(child, nn.BatchNorm2d) for module in called for child in module.modules())
+    for plan in draws.plans:
+        shapes = {name: tuple(weights.weight.shape[:2]) for name, weights in plan.weights.items()}
+        assert shapes["_5_conv1"][0] == shapes["_5_conv2"][1] < 18
+        assert shapes["_5_conv1"][1] == shapes["_5_conv2"][0] == 18
+
+
+@pytest.mark.parametrize("kind", ["no statistics", "low precision"])
+def test_batch_norm_that_cannot_go_into_a_convolution_stays(kind: str) -> None:
+    """Without statistics it looks at the batch, in eval mode too; bfloat16 would round the weights once more."""
+    dtype = torch.bfloat16 if kind == "low precision" else torch.double
+    norm = nn.BatchNorm2d(6, track_running_stats=kind != "no statistics")
+    module = nn.Sequential(
+        nn.Conv2d(1, 6, 3), norm, nn.ReLU(), nn.Dropout2d(0.5), nn.Conv2d(6, 4, 3), nn.Flatten(), nn.Linear(64, 3)
+    )
+    module = module.to(dtype).eval().requires_grad_(False)
+    x = inputs("functional", 5).to(dtype)
+    thinned, plain = DropoutPosterior(module, x), DropoutPosterior(module, x, thin=False)
+    assert thinned.graph is not None
+    assert norm in [thinned.graph.modules.get(str(node.target)) for node in thinned.graph.trunk]
+    if kind == "no statistics":
+        ours, theirs = (given.draw(4, generator=seeded()).log_probs(x) for given in (thinned, plain))
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "name", ["three_dimensional", "convolutions", "functional", "one_dimensional", "mlp", "resnet"]
+)
 def test_a_draw_that_drops_everything_is_a_constant(name: str) -> None:
     given, plain = posterior(name), posterior(name, thin=False)
     assert given.graph is not None
