@@ -108,8 +108,11 @@ class Belief:
         """draw: K functions from the posterior."""
         return self.posterior.draw(k, generator=generator(self.learner.seed, self.round, purpose))
 
-    def scorer(self, draws: Draws, inputs: Inputs, advance: Advance, called: str = "item") -> Scorer:
-        """The draws, ready to look at the inputs."""
+    def scorer(self, k: int, purpose: str, advance: Advance) -> Scorer:
+        """K draws, ready to look at the pool."""
+        return self._scorer(self.draw(k, purpose), self.learner.dataset.pool, advance)
+
+    def _scorer(self, draws: Draws, inputs: Inputs, advance: Advance, called: str = "item") -> Scorer:
         learner = self.learner
         return Scorer(
             draws, inputs, learner.dataset.normalise, learner.device, learner.chunk, advance,
@@ -128,9 +131,9 @@ class Belief:
         draws = self.draw(test_draws, "test")
         begin = time.perf_counter()
         with progress("test", len(dataset.test)) as advance:
-            results = evaluate(self.scorer(draws, dataset.test, advance, "test item"), dataset)
+            results = evaluate(self._scorer(draws, dataset.test, advance, "test item"), dataset)
         with progress("watch", len(self.pool.validation) + len(watched)) as advance:
-            results |= signals(self.scorer(draws, dataset.pool, advance), self.pool, watched, before)
+            results |= signals(self._scorer(draws, dataset.pool, advance), self.pool, watched, before)
         return results | {
             "diagnostics": dict(getattr(self.posterior, "diagnostics", {})),
             "seconds": {"fit": self.fit_seconds, "evaluate": time.perf_counter() - begin},

@@ -18,6 +18,7 @@ from activebdl.networks import make_network, networks
 from activebdl.oracles import make_oracle
 from activebdl.posteriors import InferenceMethod, posteriors
 from activebdl.progress import Progress, silent
+from activebdl.racing import Race, make_race
 from activebdl.spec import Named, RunSpec
 from activebdl.stopping import StoppingRule, stopping_rules
 from activebdl.strategies import Strategy, resolve
@@ -43,7 +44,7 @@ def build(
         UserError: A name that is unknown, an option that does not exist, numbers that do not fit together.
     """
     counts, strategy, posterior = spec.label_counts(), make_strategy(spec.strategy), make_method(spec.posterior)
-    candidates, stop = make_candidates(spec), [make_rule(named) for named in spec.stop]
+    scoring, candidates, stop = make_scoring(spec), make_candidates(spec), [make_rule(named) for named in spec.stop]
     start = make_starter(spec.start)
     networks.get(spec.network.name)  # unknown names are told before any byte of data is fetched
     dataset = dataset or make_dataset(spec.dataset, progress=progress is not silent)
@@ -57,6 +58,7 @@ def build(
         start=start,
         draws=spec.draws,
         test_draws=spec.test_draws,
+        scoring=scoring,
         candidates=candidates,
         stop=stop,
         validation=spec.validation,
@@ -88,6 +90,13 @@ def make_strategy(named: Named) -> Strategy:
     for key in options.keys() & hints.keys():
         options[key] = _checked(hints[key], options[key], f"'{key}' of the strategy '{named.name}'")
     return resolve(named.name, beta=beta, **options)
+
+
+def make_scoring(spec: RunSpec) -> Race:
+    """How many draws see an item."""
+    if isinstance(spec.scoring, str):
+        return make_race(spec.scoring)
+    return _from_options(Race, spec.scoring, "setting 'scoring'")
 
 
 def make_candidates(spec: RunSpec) -> Candidates:
@@ -147,6 +156,7 @@ def resolved(spec: RunSpec) -> RunSpec:
             "dataset": _with_defaults(spec.dataset, datasets.get(spec.dataset.name)),
             "network": _with_defaults(spec.network, networks.get(spec.network.name)),
             "posterior": Named.model_validate({"name": spec.posterior.name, **options}),
+            "scoring": spec.scoring if spec.scoring == "full" else plain(make_scoring(spec)),
             "candidates": spec.candidates if isinstance(spec.candidates, int | None) else plain(make_candidates(spec)),
             "stop": tuple(_resolved_rule(named) for named in spec.stop),
             "counts": spec.label_counts(),
@@ -248,7 +258,12 @@ def plain(settings: Any) -> dict[str, Any]:
 
 
 def _with_defaults(named: Named, maker: Callable[..., Any]) -> Named:
-    """The options as given, and the others as the function's signature has them."""
+    """The options as given, paths from the root on, and the others as the function's signature has them."""
+    paths = {name for name, hint in _hints(maker).items() if hint in (Path, str | Path)}
+    given = {
+        name: str(Path(value).expanduser().resolve()) if name in paths else value
+        for name, value in named.options.items()
+    }
     defaults = {
         name: parameter.default
         for name, parameter in inspect.signature(maker).parameters.items()
@@ -256,4 +271,4 @@ def _with_defaults(named: Named, maker: Callable[..., Any]) -> Named:
         and parameter.default is not parameter.empty
         and name not in ("cache", "progress")
     }
-    return Named.model_validate({"name": named.name, **defaults, **named.options})
+    return Named.model_validate({"name": named.name, **defaults, **given})

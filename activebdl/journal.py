@@ -16,10 +16,10 @@ from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
+from activebdl.annotations import Annotation
 from activebdl.errors import UserError
-from activebdl.oracles import Annotation
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 _SCHEMA = """
 CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -27,6 +27,7 @@ CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE requests (       -- round r asks for what is labelled in round r, round -1 for what is held out for
                               -- validation; attempt 1, 2, ... replaces abstentions
     round INTEGER NOT NULL, attempt INTEGER NOT NULL, seconds REAL NOT NULL,
+    samples INTEGER,          -- items times draws that were looked at to choose; NULL where nobody counted
     PRIMARY KEY (round, attempt)) WITHOUT ROWID;
 
 CREATE TABLE asked (          -- the primary key says: no item is asked for twice
@@ -52,6 +53,8 @@ INSERT INTO annotations SELECT id, annotator, revision, nullif(label, -1), cost,
 DROP TABLE old;
 """
 
+_FROM_2 = "ALTER TABLE requests ADD COLUMN samples INTEGER;"
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -61,11 +64,13 @@ class Asked:
         ids: In the order of choice.
         scores: Of each; None where the strategy has none.
         seconds: What choosing them took.
+        samples: How many items times draws were looked at; None where that was not counted.
     """
 
     ids: tuple[int, ...]
     scores: tuple[float | None, ...]
     seconds: float = 0.0
+    samples: int | None = None
 
 
 @dataclass(frozen=True)
@@ -129,7 +134,7 @@ class Journal:
         """Writes a request, before the oracle sees it."""
         rows = zip(asked.ids, range(len(asked.ids)), asked.scores, strict=True)
         with self._transaction():
-            self._db.execute("INSERT INTO requests VALUES (?, ?, ?)", (round, attempt, asked.seconds))
+            self._db.execute("INSERT INTO requests VALUES (?, ?, ?, ?)", (round, attempt, asked.seconds, asked.samples))
             self._db.executemany(
                 "INSERT INTO asked VALUES (?, ?, ?, ?, ?)",
                 [(id, round, attempt, position, score) for id, position, score in rows],
@@ -138,14 +143,14 @@ class Journal:
     def request(self, round: int, attempt: int) -> Asked | None:
         """The request as written; None when it was not made yet."""
         row = self._db.execute(
-            "SELECT seconds FROM requests WHERE round = ? AND attempt = ?", (round, attempt)
+            "SELECT seconds, samples FROM requests WHERE round = ? AND attempt = ?", (round, attempt)
         ).fetchone()
         if row is None:
             return None
         items = self._db.execute(
             "SELECT id, score FROM asked WHERE round = ? AND attempt = ? ORDER BY position", (round, attempt)
         ).fetchall()
-        return Asked(tuple(id for id, _ in items), tuple(score for _, score in items), row[0])
+        return Asked(tuple(id for id, _ in items), tuple(score for _, score in items), *row)
 
     def write_annotations(self, annotations: Sequence[Annotation]) -> None:
         """Writes answers, before they are acknowledged. The same answer again changes nothing."""
@@ -178,6 +183,10 @@ class Journal:
         rows = self._db.execute("SELECT cost FROM annotations JOIN asked USING (id) WHERE round <= ?", (round,))
         return math.fsum(cost for (cost,) in rows)  # exact, in whatever order they came
 
+    def samples(self, round: int) -> int | None:
+        """How many items times draws were looked at to choose that round's items; None where that was not counted."""
+        return self._db.execute("SELECT sum(samples) FROM requests WHERE round = ?", (round,)).fetchone()[0]
+
     def write_round(self, round: int, n_labels: int, results: Mapping[str, Any]) -> RoundRecord:
         """Writes the results of a round."""
         record = RoundRecord(n_labels, results, _now_ms())
@@ -200,7 +209,7 @@ class Journal:
                 f"{SCHEMA_VERSION}); update activebdl."
             )
         if version < SCHEMA_VERSION:
-            script = _SCHEMA + _ANNOTATIONS if version == 0 else _FROM_1
+            script = {0: _SCHEMA + _ANNOTATIONS, 1: _FROM_1 + _FROM_2, 2: _FROM_2}[version]
             self._db.executescript(f"BEGIN; {script} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
 
     @contextlib.contextmanager

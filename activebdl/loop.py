@@ -10,6 +10,7 @@ same lines start a run and resume it. A stopping rule, asked after each round, m
 """
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -33,6 +34,7 @@ from activebdl.posteriors import InferenceMethod
 from activebdl.posteriors._last_layer import check_features
 from activebdl.posteriors.mc_dropout import MCDropout
 from activebdl.progress import Progress, silent
+from activebdl.racing import Heat, Race, make_race
 from activebdl.randomness import generator
 from activebdl.rounds import Round
 from activebdl.scoring import checked_scores
@@ -46,7 +48,7 @@ from activebdl.strategies._trial import check_strategy
 VALIDATION = -1  # the round before the first, in which validation items are asked for
 
 # What an older journal does not name, and what it was.
-_ONCE: dict[str, object] = {"candidates": None, "stop": None, "validation": 0, "stop_set": None}
+_ONCE: dict[str, object] = {"scoring": "full", "candidates": None, "stop": None, "validation": 0, "stop_set": None}
 _LONGEST_PAUSE = 2.0  # seconds between two looks at an oracle that is still answering
 
 
@@ -65,6 +67,8 @@ class ActiveLearning:
             as "random".
         draws: K, draws of the posterior that the strategy sees.
         test_draws: Draws of the posterior that the test set, validation items and the stop set are predicted with.
+        scoring: "full", where all K draws see every item; "race", where most see those alone that are ahead; or a
+            `Race`. It is for scores: joint strategies look at all draws.
         candidates: Which unlabelled items the strategy sees in a round: a number of them at random, or `Candidates`;
             None for all.
         stop: A rule that may end the run before the last count, or several of which any may; see `activebdl.stopping`.
@@ -93,6 +97,7 @@ class ActiveLearning:
         start: str | Strategy = "random",
         draws: int = 20,
         test_draws: int = 50,
+        scoring: str | Race = "full",
         candidates: int | Candidates | None = None,
         stop: StoppingRule | Sequence[StoppingRule] | None = None,
         validation: int = 0,
@@ -112,6 +117,7 @@ class ActiveLearning:
         self.oracle = make_oracle(oracle, dataset)
         self.starter = make_start(start, dataset)
         self.draws, self.test_draws, self.seed = draws, test_draws, seed
+        self.race = make_race(scoring)
         self.candidates = candidates if isinstance(candidates, Candidates) else Candidates(random=candidates)
         self.stop = make_stop(stop)
         self.validation, self.stop_set = validation, stop_set
@@ -178,12 +184,14 @@ class ActiveLearning:
         begin = time.perf_counter()
         if strategy.needs_model:
             query = self._prefiltered(query, belief)
-        draws = belief.draw(self.draws, "score") if strategy.needs_model else None
-        with self.progress("score", 0 if draws is None else len(query.unlabelled)) as advance:
-            scorer = None if draws is None else belief.scorer(draws, data.pool, advance)
+        heats = self.race.before(self.draws) if strategy.score is not None else ()
+        looks = len(query.unlabelled) * (1 + sum(share for _, share in heats)) if strategy.needs_model else 0
+        with self.progress("score", math.ceil(looks)) as advance:
+            scorer = belief.scorer(self.draws, "score", advance) if strategy.needs_model else None
+            racing = tuple(Heat(belief.scorer(k, f"heat of {k}", advance), share) for k, share in heats)
             rng = generator(self.seed, max(round, 0), ("validation" if round == VALIDATION else "select") + again)
-            selection = strategy.select(replace(query, generator=rng, scorer=scorer))
-        asked = Asked(tuple(selection.ids.tolist()), _scores(selection), time.perf_counter() - begin)
+            selection = strategy.select(replace(query, generator=rng, scorer=scorer, heats=racing))
+        asked = Asked(tuple(selection.ids.tolist()), _scores(selection), time.perf_counter() - begin, selection.samples)
         journal.write_request(round, attempt, asked)
         return asked
 
@@ -192,9 +200,8 @@ class ActiveLearning:
         query = replace(query, unlabelled=self.candidates.some(query))
         if self.candidates.top is None or len(query.unlabelled) <= self.candidates.top:
             return query
-        draws = belief.draw(self.candidates.draws, "candidates")
         with self.progress("prefilter", len(query.unlabelled)) as advance:
-            scorer = belief.scorer(draws, self.dataset.pool, advance)
+            scorer = belief.scorer(self.candidates.draws, "candidates", advance)
             return replace(query, unlabelled=self.candidates.best(replace(query, scorer=scorer)))
 
     def _ask(self, journal: Journal, pool: Pool, round: int, attempt: int, asked: Asked) -> dict[int, Annotation]:
@@ -236,6 +243,7 @@ class ActiveLearning:
             results = belief.evaluate(self.test_draws, self.watched, before)
             results["seconds"] = seconds | results["seconds"]
             results["cost"] = journal.cost(belief.round)
+            results["samples"] = journal.samples(belief.round)
             if self.stop is not None:
                 now = Round.of(belief.round, new, RoundRecord(belief.n_labels, results, 0))
                 results["stopped"] = why(self.stop, [*rounds, now])
@@ -251,6 +259,8 @@ class ActiveLearning:
         choosing = [(self.strategy, self.draws)]
         if self.candidates.score is not None:
             choosing.append((self.candidates.score, self.candidates.draws))
+        if self.strategy.score is not None:
+            choosing += [(self.strategy, draws) for draws, _ in self.race.before(self.draws)]
         for strategy, draws in choosing:
             check_strategy(strategy, self.dataset, self.learner.method, draws)
         if self.stop_set < 1:
@@ -291,6 +301,7 @@ class ActiveLearning:
             "counts": list(self.counts),
             "draws": self.draws,
             "test_draws": self.test_draws,
+            "scoring": repr(self.race) if self.race.heats else "full",
             "candidates": self.candidates.random if self.candidates.top is None else str(self.candidates),
             "stop": None if self.stop is None else repr(self.stop),
             "validation": self.validation,

@@ -9,8 +9,9 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from activebdl.annotations import Label
 from activebdl.errors import UserError
-from activebdl.targets import Label, Target
+from activebdl.targets import Target
 
 _STATES = ("unlabelled", "pending", "labelled", "set aside", "held out for validation")
 _UNLABELLED, _PENDING, _LABELLED, _SET_ASIDE, _VALIDATION = range(5)

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 
+from activebdl.annotations import Annotation
 from activebdl.journal import RoundRecord
-from activebdl.oracles import Annotation
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,8 @@ class Round:
         written_ms: When it was recorded, in milliseconds since 1970; the same after a resume. 0 for a
             stopping rule, which is asked before.
         cost: What all annotations have cost by its end, those of abstentions and of validation items too.
+        samples: Items times draws that a score looked at to choose its items, without those of a prefilter; None where
+            the strategy is not a score.
         validation: The same metrics on the validation items, and their "size"; empty where there are none.
         watch: What is seen on the stop set, where a stopping rule looks at it: "uncertainty", the mean entropy of the
             predictive in nats, or its mean standard deviation in units of numbers; and of classes, from the second
@@ -44,6 +46,7 @@ class Round:
     reliability: dict[str, list[float]]
     written_ms: int
     cost: float = 0.0
+    samples: int | None = None
     validation: dict[str, float] = field(default_factory=dict[str, float])
     watch: dict[str, float] = field(default_factory=dict[str, float])
     stopped: str | None = None

@@ -1,4 +1,4 @@
-"""Runs on the disk: a folder for each, in which a journal holds all that is needed to go on with it.
+"""Running what a spec describes, in a folder of its own.
 
     runs/NAME/journal.sqlite     the spec, what was asked and answered, how each round went
     runs/NAME/spec.yaml          the spec once more, for people
@@ -9,11 +9,9 @@ A run is resumed from its journal alone.
 import contextlib
 import itertools
 import math
-import re
 import uuid
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -21,16 +19,14 @@ from activebdl.build import build, make_strategy, resolved
 from activebdl.candidates import Candidates
 from activebdl.data import ActiveDataset
 from activebdl.devices import describe
-from activebdl.errors import UserError
 from activebdl.files import write_safely
-from activebdl.journal import Journal, RoundRecord, read_about, read_rounds
+from activebdl.journal import Journal
 from activebdl.loop import ActiveLearning
 from activebdl.progress import bars, rounds_bar, say
 from activebdl.report import Curve
 from activebdl.rounds import Round
-from activebdl.spec import RunSpec, spec_text, validate
-
-JOURNAL = "journal.sqlite"
+from activebdl.run_folders import JOURNAL, short, spec_of
+from activebdl.spec import RunSpec, spec_text
 
 TrackRound = Callable[[ActiveDataset, Round], object]
 """Told each round, those before a resume too."""
@@ -59,21 +55,6 @@ class _NoTracking:
 
 
 NO_TRACKING: Tracking = _NoTracking()
-
-
-def run_name(spec: RunSpec) -> str:
-    """What the run of a spec is called, when nobody says otherwise."""
-    parts = [spec.experiment, _short(spec.strategy.name), _short(spec.posterior.name), f"seed{spec.seed}"]
-    return "-".join(parts)
-
-
-def folder_for(place: Path, name: str, fits: Callable[[Path], bool] = lambda folder: False) -> Path:
-    """``place/name``, or ``place/name-2``, ...: the first that is not there yet, or fits."""
-    folder, number = place / name, 1
-    while folder.exists() and not fits(folder):
-        number += 1
-        folder = place / f"{name}-{number}"
-    return folder
 
 
 def start(
@@ -110,66 +91,6 @@ def resume(folder: Path, *, tracking: Tracking = NO_TRACKING, dataset: ActiveDat
         return _go(build(spec, dataset=dataset, progress=bars), spec, folder, journal, tracking)
 
 
-def begun(folder: Path) -> RunSpec | None:
-    """The spec of the run in a folder; None when there is none, or it stopped before its spec was written."""
-    known = read_about(folder / JOURNAL).get("spec") if (folder / JOURNAL).is_file() else None
-    return None if known is None else validate(known, f"the spec of '{folder.name}'")
-
-
-def spec_of(folder: Path) -> RunSpec:
-    """The spec of a run.
-
-    Raises:
-        UserError: There is no run, or it stopped before its spec was written.
-    """
-    if not (folder / JOURNAL).is_file():
-        raise UserError(f"There is no run in '{folder}': it has no {JOURNAL}.")
-    spec = begun(folder)
-    if spec is None:
-        raise UserError(f"The run in '{folder}' stopped before it began; delete the folder and start it again.")
-    return spec
-
-
-@dataclass(frozen=True)
-class RunInfo:
-    """A run as `activebdl list runs` shows it."""
-
-    name: str
-    spec: RunSpec
-    rounds: list[RoundRecord]
-
-    @property
-    def stopped(self) -> str | None:
-        """Why a stopping rule ended it; None where none did."""
-        return self.rounds[-1].results.get("stopped") if self.rounds else None
-
-    @property
-    def finished(self) -> bool:
-        """Whether all rounds are done, or a stopping rule ended it before."""
-        return self.stopped is not None or len(self.rounds) == len(self.spec.label_counts())
-
-
-def list_runs(runs: Path, broken: Callable[[str, UserError], object] | None = None) -> Iterator[RunInfo]:
-    """All runs in a folder, those of comparisons too, by name.
-
-    Args:
-        runs: The folder.
-        broken: Told the name and the trouble of each that cannot be read; without it the first is raised.
-    """
-    for journal in sorted(runs.rglob(JOURNAL)):
-        name = str(journal.parent.relative_to(runs))
-        try:
-            spec = begun(journal.parent)
-            info = None if spec is None else RunInfo(name, spec, read_rounds(journal))
-        except UserError as error:
-            if broken is None:
-                raise
-            broken(name, error)
-            continue
-        if info is not None:
-            yield info
-
-
 def _go(cycle: ActiveLearning, spec: RunSpec, folder: Path, journal: Journal, tracking: Tracking) -> Curve:
     rounds: list[Round] = []
     done = _done(journal)
@@ -198,7 +119,7 @@ def curve_of(spec: RunSpec, rounds: list[Round]) -> Curve:
     names = rounds[0].metrics
     return Curve(
         strategy=make_strategy(spec.strategy).label,
-        posterior=_short(spec.posterior.name),
+        posterior=short(spec.posterior.name),
         seed=spec.seed,
         counts=tuple(round.n_labels for round in rounds),
         metrics={name: tuple(round.metrics[name] for round in rounds) for name in names},
@@ -231,7 +152,11 @@ def _sees(cycle: ActiveLearning) -> str:
         candidates = Candidates()
     fewest = min((count for count in (candidates.random, candidates.top) if count is not None), default=math.inf)
     more = max((b - a for a, b in itertools.pairwise(cycle.counts)), default=0) > fewest
-    return f"\n  {strategy.name} sees {candidates}{', or as many as it asks for,' if more else ''} in each round"
+    how = ""
+    if cycle.race.before(cycle.draws) and strategy.needs_model:
+        told = "by a race: " + cycle.race.told(cycle.draws)
+        how = f", {told if strategy.score is not None else 'all draws of each, for it is no score that could race'}"
+    return f"\n  {strategy.name} sees {candidates}{', or as many as it asks for,' if more else ''} in each round{how}"
 
 
 def _may_end(cycle: ActiveLearning) -> str:
@@ -252,8 +177,3 @@ def _line(round: Round) -> str:
     else:
         metrics = f"{m['rmse']:>10.4g}{m['nll']:>8.3f}{100 * m['coverage_90']:>6.1f} %"
     return f"{round.n_labels:>8,}{metrics}{s['fit']:>8.1f} s{s['select'] + s['ask']:>8.1f} s{s['evaluate']:>8.1f} s"
-
-
-def _short(name: str) -> str:
-    """A name that a folder can have: of a reference such as path/to/file.py:name, the name."""
-    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name.rpartition(":")[2])

@@ -78,6 +78,9 @@ class RunSpec(BaseModel):
     test_draws: int = Field(
         50, ge=1, description="draws that the test set, validation items and the stop set are predicted with"
     )
+    scoring: str | dict[str, Any] = Field(
+        "full", description="full: all draws see every item; race: most see those ahead alone; or {heats}"
+    )
     candidates: int | dict[str, Any] | None = Field(
         None,
         description="what a strategy sees: null for all, a number at random, or {top, by, draws, random}",

@@ -19,10 +19,9 @@ from activebdl.errors import UserError
 from activebdl.files import write_safely
 from activebdl.progress import say
 from activebdl.report import Curve, plot, table, to_csv
-from activebdl.runs import NO_TRACKING, Tracking, begun, folder_for, resume, run_name, start
-from activebdl.spec import Comparison, RunSpec, validate
-
-COMMON = "comparison.yaml"
+from activebdl.run_folders import COMMON, begun, folder_for, read_comparison, run_name
+from activebdl.runs import NO_TRACKING, Tracking, resume, start
+from activebdl.spec import Comparison, RunSpec
 
 
 def comparison_folder(spec: RunSpec, runs: Path, name: str | None = None) -> Path:
@@ -66,19 +65,6 @@ def compare(spec: RunSpec, folder: Path, *, tracking: Tracking = NO_TRACKING) ->
             curves.append(go(place, tracking=tracking, dataset=dataset))
             write_report(curves, folder)
     return curves
-
-
-def read_comparison(folder: Path) -> RunSpec | None:
-    """What is compared in a folder; None when it holds no comparison."""
-    if not (folder / COMMON).is_file():
-        return None
-    known = yaml.safe_load((folder / COMMON).read_text(encoding="utf-8"))
-    return validate({**known["spec"], "compare": known["compare"]}, f"'{folder / COMMON}'")
-
-
-def list_comparisons(runs: Path) -> list[str]:
-    """The names of all comparisons in a folder."""
-    return sorted(str(common.parent.relative_to(runs)) for common in runs.rglob(COMMON))
 
 
 def write_report(curves: list[Curve], folder: Path) -> None:

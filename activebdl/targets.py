@@ -15,12 +15,10 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from activebdl.annotations import Label, as_float
 from activebdl.devices import float64
 from activebdl.errors import UserError
 from activebdl.likelihoods import Categorical, Gaussian, HeteroscedasticGaussian, Likelihood
-
-Label = int | float | None
-"""What is said of one item; None by one who abstains."""
 
 Predict = Callable[[Any, Tensor], Tensor]
 """``f(draws, x [B, ...]) -> [B, K, C]`` log-probabilities, or ``[B, K, 2]`` mean and variance."""
@@ -29,14 +27,6 @@ Predict = Callable[[Any, Tensor], Tensor]
 def log_probs(draws: Any, x: Tensor) -> Tensor:
     """What draws say of ``x [B, ...]`` when labels are classes: ``[B, K, C]``."""
     return draws.log_probs(x)
-
-
-def as_float(value: object) -> float | None:
-    """A plain float; None for what cannot be one."""
-    try:
-        return None if isinstance(value, str | complex) else float(value)  # pyright: ignore[reportArgumentType]
-    except (TypeError, ValueError, OverflowError, RuntimeError):
-        return None
 
 
 @dataclass(frozen=True)

@@ -227,6 +227,8 @@ def metrics_of(round: Round, target: Target) -> dict[str, float]:
     values |= {f"time/{phase}": seconds for phase, seconds in round.seconds.items()}
     values["time/round"] = sum(round.seconds.values())
     values["cost"] = round.cost
+    if round.samples is not None:
+        values["samples"] = round.samples
     values |= {f"validation/{key}": value for key, value in round.validation.items() if key != "size"}
     values |= {f"stop/{key}": value for key, value in round.watch.items()}
     if isinstance(target, Classes):

@@ -43,6 +43,21 @@ def test_numbers_come_back_to_the_last_bit_and_abstentions_as_such(path: Path) -
         assert _count(path, "annotations") == 6
 
 
+def test_a_journal_of_the_second_version_is_read(path: Path) -> None:
+    """There nobody had counted samples."""
+    with Journal(path) as journal:
+        journal.write_request(0, 0, Asked((5, 9), (0.5, None), 2.0, 700))
+        journal.write_request(0, 1, Asked((7,), (0.1,), 1.0, 80))
+        assert journal.samples(0) == 780
+    with sqlite3.connect(path) as db:
+        db.execute("ALTER TABLE requests DROP COLUMN samples")
+        db.execute("PRAGMA user_version = 2")
+    for _ in range(2):
+        with Journal(path) as journal:
+            assert journal.request(0, 0) == Asked((5, 9), (0.5, None), 2.0, None)
+            assert journal.samples(0) is None and journal.samples(1) is None
+
+
 def test_a_journal_of_the_first_version_is_read(path: Path) -> None:
     """There the label was an integer that could not be missing, and -1 abstained."""
     with Journal(path) as journal:
@@ -55,6 +70,7 @@ def test_a_journal_of_the_first_version_is_read(path: Path) -> None:
             "PRIMARY KEY (id, annotator, revision)) WITHOUT ROWID"
         )
         db.executemany("INSERT INTO annotations VALUES (?, ?, 0, ?, 2.5, 3.0, 7)", [(5, "ann", 1), (9, "ann", -1)])
+        db.execute("ALTER TABLE requests DROP COLUMN samples")
         db.execute("PRAGMA user_version = 1")
     for _ in range(2):
         with Journal(path) as journal:

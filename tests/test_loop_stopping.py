@@ -371,13 +371,17 @@ def test_a_journal_of_an_older_version_goes_on(dataset: ActiveDataset, network: 
     rounds.close()  # type: ignore[attr-defined]
     with Journal(path) as journal:
         identity = journal.about("identity")
-        for key in ("stop", "validation", "stop_set", "costs"):
+        for key in ("stop", "validation", "stop_set", "costs", "scoring"):
             del identity[key]
         journal.note("identity", identity)
         for record in (journal.round(0), journal.round(1)):
             assert record is not None and record.results["cost"] > 0
         journal._db.execute("UPDATE rounds SET results = json_remove(results, '$.cost', '$.stopped')")
-    for options, what in (({"stop": LabelLimit(30)}, "stop is None"), ({"validation": 5}, "validation is 0, not 5")):
+    for options, what in (
+        ({"stop": LabelLimit(30)}, "stop is None"),
+        ({"validation": 5}, "validation is 0, not 5"),
+        ({"scoring": "race"}, "scoring is full"),
+    ):
         with pytest.raises(UserError, match=f"its {what}"):
             next(iter(cycle(priced, network, journal=path, **options)))
     assert timeless(list(cycle(priced, network, journal=path))) == whole

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from activebdl.journal import Journal
-from activebdl.runs import JOURNAL
+from activebdl.run_folders import JOURNAL
 from activebdl.spec import Comparison, Named, read_spec
 from activebdl.sweep import compare, comparison_folder
 

@@ -12,9 +12,10 @@ import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
+from activebdl.annotations import ABSTAIN, Annotation
 from activebdl.data.dataset import ActiveDataset
 from activebdl.errors import UserError
-from activebdl.oracles._contract import ABSTAIN, Annotation, Oracle, Request, sort_annotations
+from activebdl.oracles._contract import Oracle, Request, sort_annotations
 from activebdl.oracles.function import FunctionOracle
 from activebdl.registry import Registry
 

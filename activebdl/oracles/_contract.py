@@ -1,18 +1,14 @@
 """What the loop and an oracle say to each other. Q: items of a request."""
 
-import math
-import operator
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, Protocol, cast
+from typing import Protocol, cast
 
 from torch import Tensor
 
+from activebdl.annotations import Annotation
 from activebdl.errors import UserError
-from activebdl.targets import Label, Target, as_float
-
-ABSTAIN: Final = None
-"""The label that says: I will not label this item. It is set aside, and another is asked for in its place."""
+from activebdl.targets import Target
 
 
 @dataclass(frozen=True)
@@ -36,38 +32,6 @@ class Request:
     def classes(self) -> tuple[str, ...]:
         """Names; label c means ``classes[c]``. Empty where labels are numbers."""
         return self.target.names
-
-
-@dataclass(frozen=True)
-class Annotation:
-    """One answer to one item.
-
-    Args:
-        id: The item's.
-        label: From 0 to C - 1, or a number; or `ABSTAIN`.
-        annotator: Who answered.
-        cost: What the answer cost, in the user's own unit.
-        seconds: How long it took.
-    """
-
-    id: int
-    label: Label
-    annotator: str = "oracle"
-    cost: float = 0.0
-    seconds: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Makes plain integers and floats of what comes, for a numpy integer would be stored as bytes."""
-        try:
-            object.__setattr__(self, "id", operator.index(self.id))
-        except TypeError:
-            raise UserError(f"An annotation's id is an integer, not {self.id!r}.") from None
-        object.__setattr__(self, "label", _plain(self.label))
-        for name in ("cost", "seconds"):
-            value = as_float(getattr(self, name))
-            if value is None or not math.isfinite(value):
-                raise UserError(f"An annotation's {name} is a finite number, not {getattr(self, name)!r}.")
-            object.__setattr__(self, name, value)
 
 
 class Oracle(Protocol):
@@ -109,17 +73,3 @@ def sort_annotations(found: object, asked: Sequence[int], target: Target) -> tup
             except UserError as error:
                 mistakes.append(f"The oracle gave item {annotation.id} the label {annotation.label}; {error}")
     return good, mistakes[0] if mistakes else ""
-
-
-def _plain(label: object) -> Label:
-    """A plain integer, or a plain float, or None."""
-    if label is None:
-        return None
-    try:
-        return operator.index(label)  # pyright: ignore[reportArgumentType]
-    except TypeError:
-        pass
-    number = as_float(label)
-    if number is None:
-        raise UserError(f"An annotation's label is an integer, a number or None, not {label!r}.")
-    return number

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from activebdl.annotations import Annotation, Label
 from activebdl.errors import UserError, told
-from activebdl.oracles._contract import Annotation, Request
-from activebdl.targets import Label
+from activebdl.oracles._contract import Request
 
 
 class FunctionOracle:

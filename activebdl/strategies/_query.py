@@ -8,6 +8,7 @@ from torch import Tensor
 from activebdl.data.dataset import Normalise
 from activebdl.data.inputs import Inputs
 from activebdl.errors import UserError
+from activebdl.racing import Heat
 from activebdl.scoring import Scorer
 
 
@@ -26,6 +27,7 @@ class Query:
         costs: What a label of each of the pool's items costs, ``[N]`` by id, float64; None where nobody says.
         target_inputs: Inputs that predictions will be wanted for, as they are stored; None where the pool is like them.
         chosen_from: All ids without a label, ascending, where ``unlabelled`` are candidates out of them.
+        heats: Of a race, before all draws are seen, see `activebdl.racing`; none where every item is seen by all.
     """
 
     unlabelled: Tensor
@@ -38,6 +40,7 @@ class Query:
     costs: Tensor | None = None
     target_inputs: Inputs | None = None
     chosen_from: Tensor | None = None
+    heats: tuple[Heat, ...] = ()
 
     @property
     def population(self) -> Tensor:
@@ -74,7 +77,14 @@ class Query:
 
 @dataclass(frozen=True)
 class Selection:
-    """What a strategy chose: ids ``[Q]`` in the order of choice, and their scores ``[Q]`` where it has any."""
+    """What a strategy chose.
+
+    Args:
+        ids: ``[Q]``, in the order of choice.
+        scores: ``[Q]``, theirs; None where there are none.
+        samples: How many items times draws were looked at; None where that was not counted.
+    """
 
     ids: Tensor
     scores: Tensor | None = None
+    samples: int | None = None

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from activebdl.errors import UserError, is_ours, told
+from activebdl.racing import race
 from activebdl.regression import Moments
-from activebdl.scoring import check_draws
+from activebdl.scoring import Scorer, check_draws
 from activebdl.strategies._query import Query, Selection
 from activebdl.strategies._selection import Rule, top_k
 
@@ -152,20 +153,27 @@ class Strategy:
         return selection
 
     def _pointwise(self, query: Query) -> Selection:
-        scores = query.model.scores(query.unlabelled, self.scores)
-        if self.needs_costs:
-            scores = self._per_cost(scores, query)
-        chosen = self.rule(scores, query.quantity, query.generator)
-        return Selection(query.unlabelled[chosen], scores[chosen])
+        state = query.generator.get_state()
 
-    def _per_cost(self, scores: Tensor, query: Query) -> Tensor:
+        def score(scorer: Scorer, ids: Tensor) -> Tensor:
+            scores = scorer.scores(ids, self.scores)
+            return self._per_cost(scores, ids, query) if self.needs_costs else scores
+
+        def choose(scores: Tensor, quantity: int) -> Tensor:
+            query.generator.set_state(state)  # in every heat the same noise, and the same order of what is tied
+            return self.rule(scores, quantity, query.generator)
+
+        chosen, scores, samples = race(query.heats, query.model, query.unlabelled, score, choose, query.quantity)
+        return Selection(query.unlabelled[chosen], scores[chosen], samples)
+
+    def _per_cost(self, scores: Tensor, ids: Tensor, query: Query) -> Tensor:
         if query.costs is None:
             raise UserError(f"This query has no costs, by which '{self.name}' divides.")
         # A negative score would be the better for a high cost. BALD and its like are >= 0 up to rounding.
         if bool((scores.isfinite() & (scores < -1e-4)).any()):
             raise UserError(f"'{self.name}' divides scores by costs, so they must not be negative, and some are.")
         scores = torch.where(scores.isfinite(), scores.clamp_min(0), scores)  # -inf is never asked for, at any cost
-        return scores / query.costs[query.unlabelled]
+        return scores / query.costs[ids]
 
     def _joint(self, query: Query) -> Selection:
         chosen: object = self._called(query, f"The strategy '{self.name}' failed")

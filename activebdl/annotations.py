@@ -1,0 +1,68 @@
+"""What somebody said of an item: the one thing that a run must never lose. It takes no torch to read it again."""
+
+import math
+import operator
+from dataclasses import dataclass
+from typing import Final
+
+from activebdl.errors import UserError
+
+Label = int | float | None
+"""What is said of one item; None by one who abstains."""
+
+ABSTAIN: Final = None
+"""The label that says: I will not label this item. It is set aside, and another is asked for in its place."""
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """One answer to one item.
+
+    Args:
+        id: The item's.
+        label: From 0 to C - 1, or a number; or `ABSTAIN`.
+        annotator: Who answered.
+        cost: What the answer cost, in the user's own unit.
+        seconds: How long it took.
+    """
+
+    id: int
+    label: Label
+    annotator: str = "oracle"
+    cost: float = 0.0
+    seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Makes plain integers and floats of what comes, for a numpy integer would be stored as bytes."""
+        try:
+            object.__setattr__(self, "id", operator.index(self.id))
+        except TypeError:
+            raise UserError(f"An annotation's id is an integer, not {self.id!r}.") from None
+        object.__setattr__(self, "label", _plain(self.label))
+        for name in ("cost", "seconds"):
+            value = as_float(getattr(self, name))
+            if value is None or not math.isfinite(value):
+                raise UserError(f"An annotation's {name} is a finite number, not {getattr(self, name)!r}.")
+            object.__setattr__(self, name, value)
+
+
+def as_float(value: object) -> float | None:
+    """A plain float; None for what cannot be one."""
+    try:
+        return None if isinstance(value, str | complex) else float(value)  # pyright: ignore[reportArgumentType]
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        return None
+
+
+def _plain(label: object) -> Label:
+    """A plain integer, or a plain float, or None."""
+    if label is None:
+        return None
+    try:
+        return operator.index(label)  # pyright: ignore[reportArgumentType]
+    except TypeError:
+        pass
+    number = as_float(label)
+    if number is None:
+        raise UserError(f"An annotation's label is an integer, a number or None, not {label!r}.")
+    return number

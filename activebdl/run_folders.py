@@ -1,0 +1,114 @@
+"""What is on the disk: folders of runs and of comparisons, their names, and how far each has come.
+
+    runs/NAME/journal.sqlite     a run: the spec, what was asked and answered, how each round went
+    runs/NAME/comparison.yaml    a comparison: what all the runs in the folder have in common
+
+No torch is needed to read them.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from activebdl.errors import UserError
+from activebdl.journal import RoundRecord, read_about, read_rounds
+from activebdl.spec import RunSpec, validate
+
+JOURNAL = "journal.sqlite"
+COMMON = "comparison.yaml"
+
+
+def run_name(spec: RunSpec) -> str:
+    """What the run of a spec is called, when nobody says otherwise."""
+    parts = [spec.experiment, short(spec.strategy.name), short(spec.posterior.name), f"seed{spec.seed}"]
+    return "-".join(parts)
+
+
+def folder_for(place: Path, name: str, fits: Callable[[Path], bool] = lambda folder: False) -> Path:
+    """``place/name``, or ``place/name-2``, ...: the first that is not there yet, or fits."""
+    folder, number = place / name, 1
+    while folder.exists() and not fits(folder):
+        number += 1
+        folder = place / f"{name}-{number}"
+    return folder
+
+
+def begun(folder: Path) -> RunSpec | None:
+    """The spec of the run in a folder; None when there is none, or it stopped before its spec was written."""
+    known = read_about(folder / JOURNAL).get("spec") if (folder / JOURNAL).is_file() else None
+    return None if known is None else validate(known, f"the spec of '{folder.name}'")
+
+
+def spec_of(folder: Path) -> RunSpec:
+    """The spec of a run.
+
+    Raises:
+        UserError: There is no run, or it stopped before its spec was written.
+    """
+    if not (folder / JOURNAL).is_file():
+        raise UserError(f"There is no run in '{folder}': it has no {JOURNAL}.")
+    spec = begun(folder)
+    if spec is None:
+        raise UserError(f"The run in '{folder}' stopped before it began; delete the folder and start it again.")
+    return spec
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """A run as `activebdl list runs` shows it."""
+
+    name: str
+    spec: RunSpec
+    rounds: list[RoundRecord]
+
+    @property
+    def stopped(self) -> str | None:
+        """Why a stopping rule ended it; None where none did."""
+        return self.rounds[-1].results.get("stopped") if self.rounds else None
+
+    @property
+    def finished(self) -> bool:
+        """Whether all rounds are done, or a stopping rule ended it before."""
+        return self.stopped is not None or len(self.rounds) == len(self.spec.label_counts())
+
+
+def list_runs(runs: Path, broken: Callable[[str, UserError], object] | None = None) -> Iterator[RunInfo]:
+    """All runs in a folder, those of comparisons too, by name.
+
+    Args:
+        runs: The folder.
+        broken: Told the name and the trouble of each that cannot be read; without it the first is raised.
+    """
+    for journal in sorted(runs.rglob(JOURNAL)):
+        name = str(journal.parent.relative_to(runs))
+        try:
+            spec = begun(journal.parent)
+            info = None if spec is None else RunInfo(name, spec, read_rounds(journal))
+        except UserError as error:
+            if broken is None:
+                raise
+            broken(name, error)
+            continue
+        if info is not None:
+            yield info
+
+
+def read_comparison(folder: Path) -> RunSpec | None:
+    """What is compared in a folder; None when it holds no comparison."""
+    if not (folder / COMMON).is_file():
+        return None
+    known = yaml.safe_load((folder / COMMON).read_text(encoding="utf-8"))
+    return validate({**known["spec"], "compare": known["compare"]}, f"'{folder / COMMON}'")
+
+
+def list_comparisons(runs: Path) -> list[str]:
+    """The names of all comparisons in a folder."""
+    return sorted(str(common.parent.relative_to(runs)) for common in runs.rglob(COMMON))
+
+
+def short(name: str) -> str:
+    """A name that a folder can have: of a reference such as path/to/file.py:name, the name."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name.rpartition(":")[2])
