@@ -70,7 +70,8 @@ def run(
 ) -> None:
     """Runs one strategy with one seed."""
     from activebdl.report import table
-    from activebdl.runs import folder_for, run_name, start
+    from activebdl.run_folders import folder_for, run_name
+    from activebdl.runs import start
     from activebdl.spec import named_strategy, read_spec
 
     first: dict[str, Any] = {} if seed is None else {"seed": seed}
@@ -131,20 +132,21 @@ def resume(
     mlflow: Mlflow = True,
 ) -> None:
     """Goes on with a run or a comparison, after any stop; the result is the same as without the stop."""
-    from activebdl import runs as runs_on_disk
     from activebdl import sweep
     from activebdl.report import table
+    from activebdl.run_folders import read_comparison, spec_of
+    from activebdl.runs import resume as go_on
 
     folder = _folder(run, runs)
-    comparison = sweep.read_comparison(folder)
+    comparison = read_comparison(folder)
     if comparison is not None:
         with _resumable(folder, runs):
             curves = sweep.compare(comparison, folder, tracking=_tracking(runs, comparison.experiment, mlflow))
         _close(table(curves), folder, runs, mlflow, plot=folder / "curves.png")
         return
-    spec = runs_on_disk.spec_of(folder)
+    spec = spec_of(folder)
     with _resumable(folder, runs):
-        curve = runs_on_disk.resume(folder, tracking=_tracking(runs, spec.experiment, mlflow))
+        curve = go_on(folder, tracking=_tracking(runs, spec.experiment, mlflow))
     _close(table([curve]), folder, runs, mlflow)
 
 
@@ -167,11 +169,10 @@ def list_things(
     runs: Runs = Path("runs"),
 ) -> None:
     """Lists what there is, by name."""
-    from activebdl.listings import listings
+    from activebdl.catalogue import rows_of
 
-    rows_of = listings(runs)
     for kind in [what] if what is not None else list(What):
-        rows = rows_of[kind]()
+        rows = rows_of(kind, runs)
         typer.secho(f"{kind.value}", bold=True)
         width = max((len(name) for name, _ in rows), default=0)
         for row, about in rows:
@@ -325,9 +326,9 @@ def _folder(run: str, runs: Path) -> Path:
     for folder in (runs / run, Path(run)):
         if folder.is_dir():
             return folder
-    from activebdl.listings import listings
+    from activebdl.catalogue import rows_of
 
-    known = ", ".join(name for name, _ in listings(runs)["runs"]()) or "none yet"
+    known = ", ".join(name for name, _ in rows_of("runs", runs)) or "none yet"
     raise UserError(f"There is no run '{run}' in '{runs}'. Known: {known}.")
 
 

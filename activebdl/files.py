@@ -1,4 +1,4 @@
-"""Files that are whole or not there at all."""
+"""Files that are whole or not there at all, and where those lie that can be had again."""
 
 import os
 from pathlib import Path
@@ -12,3 +12,8 @@ def write_safely(path: Path, content: str | bytes) -> None:
         file.flush()
         os.fsync(file.fileno())
     beside.replace(path)
+
+
+def cache_folder() -> Path:
+    """What can be fetched or made again is kept there: $XDG_CACHE_HOME/activebdl, or else ~/.cache/activebdl."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "activebdl"

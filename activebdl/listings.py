@@ -1,11 +1,10 @@
-"""What there is, by name: rows of a name and what it is about, as `activebdl list` shows them."""
+"""What is registered, by name: rows of a name and what it is about, as `activebdl list` shows them."""
 
 import dataclasses
 import inspect
 import json
 import textwrap
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any, TypeVar
 
 from activebdl.build import plain
@@ -15,13 +14,10 @@ from activebdl.networks import networks
 from activebdl.oracles import oracles
 from activebdl.posteriors import posteriors
 from activebdl.registry import Registry
-from activebdl.runs import list_runs
-from activebdl.spec import about_preset, presets
 from activebdl.stopping import stopping_rules
 from activebdl.strategies import PER_COST, SCORES, strategies
 from activebdl.strategies._gallery import COLUMNS, LETTERS, facts
 from activebdl.strategies._selection import DEFAULT_BETA, PAPER, RULES
-from activebdl.sweep import list_comparisons
 from activebdl.training import Training
 
 T = TypeVar("T")
@@ -29,21 +25,15 @@ Rows = list[tuple[str, str]]
 WIDTH = 78  # of what stands beside a name: with the longest, 100 columns
 
 
-def listings(runs: Path) -> dict[str, Callable[[], Rows]]:
-    """Each kind of thing, and what lists it.
-
-    Args:
-        runs: The folder of all runs.
-    """
+def listings() -> dict[str, Callable[[], Rows]]:
+    """Each kind of thing that is registered, and what lists it."""
     return {
-        "presets": lambda: [(name, about_preset(name)) for name in presets()],
         "strategies": _strategies,
         "posteriors": _posteriors,
         "networks": lambda: _registered(networks),
         "datasets": lambda: _registered(datasets),
         "oracles": lambda: _registered(oracles),
         "stopping": _stopping,
-        "runs": lambda: _runs(runs),
     }
 
 
@@ -115,24 +105,6 @@ def _settings(key: str, value: Any) -> Iterator[tuple[str, Any]]:
             yield from _settings(f"{key}.{name}", deeper)
     else:
         yield key, json.dumps(value, default=str)
-
-
-def _runs(runs: Path) -> Rows:
-    rows: Rows = [(name, "comparison") for name in list_comparisons(runs)]
-    for info in list_runs(runs, lambda name, error: rows.append((name, f"cannot be read: {error}"))):
-        done, total = len(info.rounds), len(info.spec.label_counts())
-        last = info.rounds[-1] if info.rounds else None
-        reached = _reached(last.results["metrics"]) if last else ""
-        if last and not info.stopped:
-            reached += f" at {last.n_labels:,} labels"
-        state = "finished" if info.finished else f"round {done} of {total}"
-        why = f", stopped at {last.n_labels:,} labels: {info.stopped}" if last and info.stopped else ""
-        rows.append((info.name, f"{state:<16}{reached}{why}"))
-    return rows
-
-
-def _reached(metrics: dict[str, float]) -> str:
-    return f"{100 * metrics['accuracy']:.2f} %" if "accuracy" in metrics else f"RMSE {metrics['rmse']:.4g}"
 
 
 def _registered(registry: Registry[Any]) -> Rows:

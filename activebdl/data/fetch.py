@@ -18,6 +18,7 @@ from filelock import FileLock
 
 from activebdl.data._sources import LARGEST, SOURCES, Source, Unavailable
 from activebdl.errors import UserError
+from activebdl.files import cache_folder
 from activebdl.progress import download_bar
 
 FILES = {
@@ -84,7 +85,7 @@ def fetch(name: str, *, cache: Path | None = None, progress: bool = True) -> dic
 def _default_cache() -> Path:
     if data := os.environ.get("ACTIVEBDL_DATA"):
         return Path(data).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "activebdl"
+    return cache_folder()
 
 
 def _missing(name: str, folder: Path) -> dict[str, str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from activebdl.posteriors import posteriors
-from activebdl.runs import list_runs
+from activebdl.run_folders import list_runs
 
 ACTIVEBDL = [sys.executable, "-m", "activebdl"]
 QUICK = ["--no-mlflow", "--set", "posterior.training.steps=20", "--draws", "4", "--budget", "60"]
@@ -86,7 +86,8 @@ def test_a_log_file_has_no_progress_bars(tmp_path: Path) -> None:
 
 
 def test_the_lists_name_what_there_is(tmp_path: Path) -> None:
-    told = activebdl(tmp_path, "list").stdout
+    told = activebdl(tmp_path, "list").stdout  # twice: the second time out of a file
+    assert activebdl(tmp_path, "list").stdout == told
     for name in (
         "mnist-gal2017",
         "variation_ratios",

@@ -99,7 +99,7 @@ def test_names_with_the_prefix() -> None:
     found = resolve("power_per_cost_bald", beta=4)
     assert found.needs_costs and found.needs_disagreement and found.label == "power_per_cost_bald(beta=4)"
     assert not resolve("power_bald").needs_costs
-    assert "per_cost_" in dict(listings(Path("."))["strategies"]())
+    assert "per_cost_" in dict(listings()["strategies"]())
 
 
 @pytest.mark.parametrize(

@@ -143,7 +143,7 @@ def test_on_the_command_line(file: Path, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_the_list_has_those_of_other_packages_and_says_what_is_broken(file: Path) -> None:
-    rows = listings(Path("."))["strategies"]()
+    rows = listings()["strategies"]()
     about = dict(rows)
     assert about["far_least"] == about["door_least"] == "How improbable a class is."
     after = {name: facts.split() for (name, _), (_, facts) in itertools.pairwise(rows)}

@@ -4,7 +4,6 @@ import inspect
 import re
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -136,7 +135,7 @@ def test_scores_are_zero_where_their_line_says_so(found: Strategy) -> None:
 
 def told() -> list[str]:
     """The list, as the command line prints it."""
-    rows = listings(Path("."))["strategies"]()
+    rows = listings()["strategies"]()
     width = max(len(name) for name, _ in rows)
     return [f"  {name.ljust(width)}  {about}".rstrip() for name, about in rows]
 
