@@ -17,11 +17,14 @@ def is_ours(thing: object) -> bool:
     return getattr(thing, "__module__", "").startswith("activebdl.")
 
 
+def words(error: Exception) -> str:
+    """An error's kind and its first line, for some go on for pages; without a full stop."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}".rstrip(". :")
+
+
 def told(error: Exception) -> str:
     """What the user's own code raised when we called it: its kind and first line, and the line of that code, if any."""
-    words = str(error).strip().partition("\n")[0]  # some go on for pages
-    text = f"{type(error).__name__}: {words}".rstrip(".")
     _, *deeper = traceback.extract_tb(error.__traceback__)  # the first is of the caller
     frames = [frame for frame in deeper if not frame.filename.startswith("<")]  # not what a dataclass generates
     own = [frame for frame in frames if frame.filename == frames[0].filename]  # not of what it called in turn
-    return f"{text} ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else text
+    return f"{words(error)} ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else words(error)

@@ -18,7 +18,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from activebdl.errors import UserError
+from activebdl.errors import UserError, words
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -135,7 +135,7 @@ def load_reference(reference: str, kind: str) -> object:
         try:
             module = importlib.import_module(place)
         except Exception as error:
-            reason = str(error) if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
+            reason = str(error) if isinstance(error, ImportError) else words(error)
             raise UserError(f"Cannot import '{place}' for the {kind} '{reference}': {reason}.") from error
     if not hasattr(module, attribute):
         raise UserError(f"'{place}' has no '{attribute}' to use as {_a(kind)}.")
@@ -147,9 +147,8 @@ def _load_point(point: EntryPoint, kind: str) -> object:
         return point.load()
     except Exception as error:
         package = "a package" if point.dist is None else f"the package '{point.dist.name}'"
-        reason = f"{type(error).__name__}: {error}".rstrip(".")
         raise UserError(
-            f"The {kind} '{point.name}' of {package} cannot be loaded ({point.value}): {reason}."
+            f"The {kind} '{point.name}' of {package} cannot be loaded ({point.value}): {words(error)}."
         ) from error
 
 
@@ -167,7 +166,7 @@ def _import_file(path: Path, kind: str) -> object:
         spec.loader.exec_module(module)
     except Exception as error:
         del sys.modules[name]
-        raise UserError(f"'{path}' cannot be loaded: {type(error).__name__}: {error}.") from error
+        raise UserError(f"'{path}' cannot be loaded: {words(error)}.") from error
     return module
 
 

@@ -4,6 +4,7 @@ N: pool items, B: items of a chunk, K: draws, C: classes. What draws say, their 
 log-probabilities in nats, or ``[N, K, 2]`` mean and variance of numbers.
 """
 
+import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -142,19 +143,22 @@ class Scorer:
         # come and go around it, would tear the heap, and the process would grow by the size of the whole pool.
         rows = torch.empty(0)
         done, most = 0, self.chunk or default_chunk(self.device)
-        for raw in chunks(self.inputs, ids, most):
-            while len(raw) > 0:
-                some, these = raw[:most], ids[done : done + min(most, len(raw))]
-                part = self._fitting(look, some, these)
-                if part is None:
-                    most = max(1, len(some) // 2)
-                    continue
-                if part.dim() == 0 or len(part) != len(some):
-                    raise UserError(f"A reduction gives a row per item; for {len(some)} it gave {list(part.shape)}.")
-                if done == 0:
-                    rows = torch.empty(len(ids), *part.shape[1:], dtype=part.dtype)
-                rows[done : done + len(some)] = part
-                done, raw = done + len(some), raw[len(some) :]
+        with contextlib.closing(chunks(self.inputs, ids, most)) as stream:  # its worker processes end with an error
+            for raw in stream:
+                while len(raw) > 0:
+                    some, these = raw[:most], ids[done : done + min(most, len(raw))]
+                    part = self._fitting(look, some, these)
+                    if part is None:
+                        most = max(1, len(some) // 2)
+                        continue
+                    if part.dim() == 0 or len(part) != len(some):
+                        raise UserError(
+                            f"A reduction gives a row per item; for {len(some)} it gave {list(part.shape)}."
+                        )
+                    if done == 0:
+                        rows = torch.empty(len(ids), *part.shape[1:], dtype=part.dtype)
+                    rows[done : done + len(some)] = part
+                    done, raw = done + len(some), raw[len(some) :]
         return rows
 
     def _fitting(self, look: Callable[[Tensor, Tensor], Tensor], raw: Tensor, ids: Tensor) -> Tensor | None:

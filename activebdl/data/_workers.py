@@ -2,7 +2,8 @@
 
 import multiprocessing
 import pickle
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable, Generator
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from activebdl.errors import UserError, told
 Ids = np.ndarray[Any, Any]
 
 
-def read_ahead(read: Callable[[Tensor], Tensor], ids: Tensor, size: int, workers: int, what: str) -> Iterator[Tensor]:
+def read_ahead(read: Callable[[Tensor], Tensor], ids: Tensor, size: int, workers: int, what: str) -> Generator[Tensor]:
     """Stacks of ``size`` items with these ids, in this order; one stack is read ahead by each process.
 
     Args:
@@ -40,7 +41,10 @@ def read_ahead(read: Callable[[Tensor], Tensor], ids: Tensor, size: int, workers
         generator=torch.Generator(),  # or it would move the global one
     )
     try:
-        stacks = iter(loader)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Got pickle error", UserWarning)  # it is told below, in one sentence
+            warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)  # the user said how many
+            stacks = iter(loader)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise UserError(
             f"{what} cannot be handed to worker processes ({error}); with workers=0 this process reads it."
@@ -78,15 +82,12 @@ class _Stacks(TorchDataset[object]):
 
     def __getitem__(self, ids: Ids) -> Ids | str:
         """The items, or the sentence of what went wrong with the first that cannot be read."""
-        items: list[Ids] = []
-        for id in ids.tolist():
-            try:
-                items.append(self.read(torch.tensor([id])).numpy())
-            except UserError as error:
-                return str(error)
-            except Exception as error:
-                return f"A worker process cannot hand item {id} on: {told(error)}."
-        return np.concatenate(items)
+        try:
+            return self.read(torch.from_numpy(ids)).numpy()
+        except UserError as error:
+            return str(error)
+        except Exception as error:
+            return f"A worker process cannot hand the items from {ids[0]} on: {told(error)}."
 
 
 def _as_it_is(found: object) -> object:

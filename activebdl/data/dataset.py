@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
+from activebdl.annotations import Label
 from activebdl.data.inputs import Inputs, Key, MappedInputs, StreamedInputs, as_tensor, check_axes, single
 from activebdl.errors import UserError
 from activebdl.likelihoods import Likelihood
-from activebdl.targets import Classes, Label, Numbers, Target
+from activebdl.targets import Classes, Numbers, Target
 
 Array = Tensor | np.ndarray[Any, Any]
 
@@ -238,7 +239,7 @@ class Labelled:
 def _inputs(x: Array | str | Path) -> Inputs:
     if isinstance(x, str | Path):
         return MappedInputs.open(x)
-    if isinstance(x, np.memmap):
+    if isinstance(x, np.memmap) and getattr(x, "_mmap", None) is not None:  # not a copy of one, which is in memory
         return MappedInputs(x)
     tensor = _tensor(x, "inputs")
     check_axes(tensor.shape)

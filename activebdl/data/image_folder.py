@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from torch.utils.data import Dataset as TorchDataset
 from activebdl.data import dataset
 from activebdl.data.dataset import ActiveDataset, Normalise
 from activebdl.data.inputs import StreamedInputs, pixels
-from activebdl.errors import UserError
+from activebdl.errors import UserError, words
 from activebdl.targets import Classes
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".pgm", ".ppm")
@@ -39,13 +40,20 @@ def image_folder(
         UserError: A folder that does not exist or holds no images, test images without a class, or no Pillow.
     """
     _pillow()
-    if len(size) != 2 or min(size) < 1 or channels not in _MODES:
-        raise UserError(f"Images need a size (height, width) of 1 or more, not {size}, and 1 or 3 channels.")
+    if not _is_size(size) or channels not in _MODES:
+        raise UserError(
+            f"Images need a size (height, width) of 1 or more, and 1 or 3 channels, not {size!r} and {channels!r}."
+        )
     folders = [Path(folder).expanduser() for folder in (pool, test)]
     files, test_files = (_images(folder) for folder in folders)
     known, test_known = _classes(folders[0], files), _classes(folders[1], test_files)
     if test_known is None:
         raise UserError(f"The images in '{folders[1]}' have no classes: put each into a folder of its class's name.")
+    if known is not None and not {*known} & {*test_known}:
+        raise UserError(
+            f"The folders in '{folders[0]}' ({', '.join(sorted({*known})[:5])}) are none of the classes in "
+            f"'{folders[1]}'; images without labels lie in the folder itself."
+        )
     classes = sorted({*test_known, *(known or ())})
     number = {name: c for c, name in enumerate(classes)}
     digest = hashlib.blake2b("\n".join([*files, "", *test_files]).encode(errors="surrogateescape"), digest_size=4)
@@ -88,10 +96,24 @@ class ImageFiles(TorchDataset[Tensor]):
         height, width = self.size
         try:
             with Image.open(path) as image:
+                if image.mode.startswith(("I", "F")):
+                    raise UserError(
+                        f"the image '{path}' has more than 8 bits a channel; give such a pool as a .npy file."
+                    )
                 upright = ImageOps.exif_transpose(image).convert(_MODES[self.channels])  # as a camera was held
                 return pixels(upright.resize((width, height), Image.Resampling.BILINEAR))
+        except UserError:
+            raise
         except Exception as error:  # decoders raise a dozen kinds
-            raise UserError(f"the image '{path}' cannot be decoded: {type(error).__name__}: {error}.") from error
+            raise UserError(f"the image '{path}' cannot be decoded: {words(error)}.") from error
+
+
+def _is_size(size: object) -> bool:
+    return (
+        isinstance(size, Sequence)
+        and len(cast(Sequence[object], size)) == 2
+        and all(isinstance(side, int) and side >= 1 for side in cast(Sequence[object], size))
+    )
 
 
 def _pillow() -> None:
@@ -106,7 +128,7 @@ def _images(folder: Path) -> list[str]:
     if not folder.is_dir():
         raise UserError(f"There is no folder '{folder}' to read images from.")
     found: list[str] = []
-    for at, below, names in os.walk(folder):
+    for at, below, names in os.walk(folder, followlinks=True):
         below[:] = [name for name in below if not name.startswith(".")]
         images = (name for name in names if not name.startswith(".") and name.lower().endswith(SUFFIXES))
         found += [os.path.relpath(os.path.join(at, name), folder) for name in images]

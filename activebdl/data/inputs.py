@@ -6,7 +6,7 @@ B: items of a chunk, ids: [B], in any order.
 import mmap
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -30,7 +30,7 @@ class Inputs(Protocol):
     def __getitem__(self, ids: Tensor, /) -> Tensor: ...
 
 
-def chunks(inputs: Inputs, ids: Tensor, size: int) -> Iterator[Tensor]:
+def chunks(inputs: Inputs, ids: Tensor, size: int) -> Generator[Tensor]:
     """The items with these ids, in this order, in stacks ``[<=size, ...]``."""
     if isinstance(inputs, StreamedInputs) and inputs.workers and len(ids) > size:
         return read_ahead(inputs.__getitem__, ids, size, inputs.workers, inputs.name)

@@ -16,7 +16,7 @@ Array = np.ndarray[Any, Any]
 
 
 def paint(path: Path, pixels: Array, **options: Any) -> Array:
-    """Writes an image file, uint8 ``[H, W]`` or ``[H, W, 3]``."""
+    """Writes an image file, uint8 ``[H, W]`` or ``[H, W, 3]``, or uint16."""
     from PIL import Image
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -128,8 +128,26 @@ def test_folders_that_cannot_be_are_told(folders: dict[str, Any], tmp_path: Path
     refused("The images in '.*bare' have no classes", test=tmp_path / "bare")
     paint(tmp_path / "bare" / "cat" / "a.png", noise(0, 4, 6))
     refused("'.*a.png' lies beside folders of classes", pool=tmp_path / "bare")
-    refused(r"a size \(height, width\) of 1 or more, not \[0, 6\], and 1 or 3 channels", size=[0, 6])
-    refused("1 or 3 channels", channels=2)
+    for size in ([0, 6], 32, "ab", [4, 6, 3], [4.0, 6]):
+        refused(r"a size \(height, width\) of 1 or more, and 1 or 3 channels, not ", size=size)
+    refused("1 or 3 channels, not .* and 2", channels=2)
+    paint(tmp_path / "years" / "2024" / "a.png", noise(0, 4, 6))
+    refused(r"The folders in '.*years' \(2024\) are none of the classes in '.*test'", pool=tmp_path / "years")
+
+
+def test_images_of_more_than_8_bits_are_refused_and_not_cut_off(folders: dict[str, Any]) -> None:
+    path = Path(folders["pool"]) / "cat" / "b.png"
+    paint(path, np.linspace(0, 63000, 24).astype(np.uint16).reshape(4, 6))
+    data = load("image_folder", **folders, channels=1)
+    with pytest.raises(UserError, match="b.png' has more than 8 bits a channel; give such a pool as a .npy file"):
+        list(chunks(data.pool, torch.arange(3), 1))
+
+
+def test_folders_that_are_linked_are_read_too(folders: dict[str, Any], tmp_path: Path) -> None:
+    before = len(load("image_folder", **folders).pool)
+    (Path(folders["pool"]) / "cat").rename(tmp_path / "elsewhere")
+    (Path(folders["pool"]) / "cat").symlink_to(tmp_path / "elsewhere")
+    assert len(load("image_folder", **folders).pool) == before
 
 
 def test_an_option_that_is_needed_is_told() -> None:
