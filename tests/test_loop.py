@@ -1,32 +1,24 @@
 import contextlib
-import itertools
 import sqlite3
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from activebdl import (
-    ABSTAIN,
     MAP,
     ActiveDataset,
     ActiveLearning,
-    Annotation,
     Ensemble,
     MCDropout,
-    Request,
     Round,
     Training,
     UserError,
-    label_counts,
 )
-from activebdl.journal import Journal
 from activebdl.strategies import Query, Selection, Strategy
 
 Network = Callable[[], nn.Module]
@@ -203,103 +195,6 @@ def test_a_journal_of_another_run_is_refused(dataset: ActiveDataset, network: Ne
         next(iter(cycle(dataset, network, journal=path, seed=1)))
 
 
-# ---- oracles that are slow, answer in parts, or will not answer ----
-
-
-@dataclass
-class SlowOracle:
-    """Answers one item a look, gives out what it gave out before, and abstains from some."""
-
-    labels: Tensor
-    refuses: set[int] = field(default_factory=set)
-    requests: list[Request] = field(default_factory=list)
-    looks: int = 0
-
-    def submit(self, request: Request) -> str:
-        self.requests.append(request)
-        self.looks = 0
-        return request.key
-
-    def poll(self, ticket: str) -> list[Annotation]:
-        self.looks += 1
-        done = self.requests[-1].ids[: self.looks]
-        return [Annotation(id, ABSTAIN if id in self.refuses else int(self.labels[id]), "slow") for id in done]
-
-
-@pytest.fixture
-def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("activebdl.loop._LONGEST_PAUSE", 0.0)
-
-
-@pytest.mark.usefixtures("quick_looks")
-def test_partial_answers_are_waited_for(dataset: ActiveDataset, network: Network) -> None:
-    assert dataset.labels is not None
-    slow = list(cycle(dataset, network, oracle=SlowOracle(dataset.labels)))
-    assert timeless(slow) == timeless(list(cycle(dataset, network)))
-
-
-@pytest.mark.usefixtures("quick_looks")
-@pytest.mark.parametrize("strategy", ["bald", "random"])
-def test_abstained_items_are_replaced_so_that_counts_hold(
-    dataset: ActiveDataset, network: Network, strategy: str, tmp_path: Path
-) -> None:
-    assert dataset.labels is not None
-    refuses = set(range(0, 120, 2))
-    oracle = SlowOracle(dataset.labels, refuses)
-    path = tmp_path / "journal.sqlite"
-    rounds = list(cycle(dataset, network, oracle=oracle, strategy=strategy, journal=path))
-    assert [round.n_labels for round in rounds] == [5, 10, 18]
-    labelled = [id for round in rounds for id in round.ids]
-    assert len(labelled) == 18
-    assert not set(labelled) & refuses
-    asked = [id for request in oracle.requests for id in request.ids]
-    assert len(asked) == len(set(asked)) > 18
-    assert timeless(list(cycle(dataset, network, strategy=strategy, journal=path))) == timeless(rounds)
-
-
-@pytest.mark.usefixtures("quick_looks")
-def test_a_pool_that_is_used_up_by_abstentions_is_told(dataset: ActiveDataset, network: Network) -> None:
-    assert dataset.labels is not None
-    oracle = SlowOracle(dataset.labels, refuses=set(range(110)))
-    with pytest.raises(UserError, match=r"pool is used up: the oracle would not label 1\d\d items"):
-        list(cycle(dataset, network, oracle=oracle, strategy="random"))
-
-
-def test_a_wrong_label_ends_the_run_and_is_not_written(
-    dataset: ActiveDataset, network: Network, tmp_path: Path
-) -> None:
-    path = tmp_path / "journal.sqlite"
-    with pytest.raises(UserError, match="label 3; labels run from 0 to 2"):
-        list(cycle(dataset, network, oracle=lambda items: [3] * len(items), journal=path))
-    with Journal(path) as journal:
-        assert journal.annotations(0, 0) == {}
-    assert len(list(cycle(dataset, network, journal=path))) == 3  # and it can be mended
-
-
-def test_the_good_answers_of_a_bad_batch_are_kept_and_not_asked_for_again(
-    dataset: ActiveDataset, network: Network, tmp_path: Path
-) -> None:
-    assert dataset.labels is not None
-    path, asked = tmp_path / "journal.sqlite", list[int]()
-
-    class Typo(SlowOracle):
-        def poll(self, ticket: str) -> list[Annotation]:
-            labels = [int(self.labels[id]) for id in self.requests[-1].ids]
-            return [Annotation(id, label) for id, label in zip(self.requests[-1].ids, [77, *labels[1:]], strict=True)]
-
-    def mended(items: Tensor, ids: Tensor) -> Tensor:
-        asked.extend(ids.tolist())
-        return dataset.labels[ids]  # type: ignore[index]
-
-    with pytest.raises(UserError, match=r"the label 77; .* 4 good answers of this batch are kept"):
-        list(cycle(dataset, network, oracle=Typo(dataset.labels), journal=path))
-    with Journal(path) as journal:
-        assert len(journal.annotations(0, 0)) == 4
-    rounds = list(cycle(dataset, network, oracle=mended, journal=path))
-    assert len(asked) == 18 - 4
-    assert timeless(rounds) == timeless(list(cycle(dataset, network)))
-
-
 @pytest.mark.parametrize(
     ("options", "what"),
     [
@@ -408,36 +303,6 @@ def test_mistakes_are_told_before_any_work(dataset: ActiveDataset, options: dict
 
     with pytest.raises(UserError, match=message):
         cycle(dataset, network, **options)
-
-
-@given(st.integers(1, 50), st.integers(0, 500), st.integers(1, 60), st.floats(0, 1))
-def test_label_counts_rise_from_the_initial_size_to_the_budget(
-    initial: int, more: int, query: int, growth: float
-) -> None:
-    counts = label_counts(initial, initial + more, query, growth)
-    assert counts[0] == initial
-    assert counts[-1] == initial + more
-    steps = [b - a for a, b in itertools.pairwise(counts)]
-    assert all(step >= query for step in steps[:-1])
-    assert all(step >= 1 for step in steps)
-
-
-def test_label_counts_of_gal_2017() -> None:
-    assert label_counts(20, 1000, 10) == tuple(range(20, 1001, 10))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ((0, 10, 1), "initial size is 0"),
-        ((20, 10, 5), "budget of 10 labels is below the initial size of 20"),
-        ((20, 100, 0), "query size is 0"),
-        ((20, 100, 10, -0.1), "a number that is not negative"),
-    ],
-)
-def test_label_counts_refuse_what_does_not_fit(arguments: tuple[Any, ...], message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        label_counts(*arguments)
 
 
 def test_a_balanced_start_has_as_many_of_each_class(dataset: ActiveDataset, network: Network) -> None:

@@ -234,10 +234,6 @@ def test_too_few_draws_are_told_in_one_line(capsys: pytest.CaptureFixture[str]) 
 
 def test_what_cannot_work_is_refused() -> None:
     assert "batchbald" in strategy_names("classes") and "batchbald" not in strategy_names("numbers")
-    with pytest.raises(UserError, match="at least 2 draws"):
-        choose(table(5, 1, 3, 0), 2)
-    with pytest.raises(UserError, match="same function"):
-        choose(table(5, 1, 3, 0).expand(-1, 4, -1), 2)
     with pytest.raises(UserError, match="exact >= 1 and samples >= 2"):
         choose(table(5, 4, 3, 0), 2, exact=0)
     with pytest.raises(UserError, match="exact >= 1 and samples >= 2"):

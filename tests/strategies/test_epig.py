@@ -131,10 +131,6 @@ def test_the_order_of_the_pool_changes_nothing(seed: int) -> None:
 
 def test_what_cannot_work_is_refused() -> None:
     assert "epig" in strategy_names("classes") and "epig" not in strategy_names("numbers")
-    with pytest.raises(UserError, match="at least 2 draws"):
-        choose(table(5, 1, 3, 0), 2)
-    with pytest.raises(UserError, match="same function"):
-        choose(table(5, 1, 3, 0).expand(-1, 4, -1), 2)
     with pytest.raises(UserError, match="at least 1 of the targets"):
         choose(table(5, 4, 3, 0), 2, targets=0)
 

@@ -130,6 +130,31 @@ def test_predictions_that_cannot_be_are_refused_with_the_item(name: str) -> None
             known.choose(name, 2)
 
 
+@pytest.mark.parametrize("name", [name for name in LOOKING if resolve(name).needs_disagreement])
+def test_draws_that_cannot_disagree_are_refused(name: str) -> None:
+    known = pool(9, 0, labelled=2, draws=4, target=target(name))
+    with pytest.raises(UserError, match="at least 2 draws of the posterior, and there is 1"):
+        replace(known, log_probs=known.log_probs[:, :1]).choose(name, 2)
+    with pytest.raises(UserError, match="All 4 draws of the posterior are the same function"):
+        replace(known, log_probs=known.log_probs[:, :1].expand(-1, 4, -1)).choose(name, 2)
+
+
+def test_what_compares_draws_needs_disagreement() -> None:
+    """The scores of one distribution, and what goes by features or inputs alone, do without."""
+    without = {
+        "badge",
+        "bait",
+        "k_centre",
+        "k_means",
+        "least_confidence",
+        "margin",
+        "max_entropy",
+        "random",
+        "typiclust",
+    }
+    assert {name for name in PLAIN if not resolve(name).needs_disagreement} == without
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_labels_of_the_other_kind_are_refused(name: str) -> None:
     meant = resolve(name).target

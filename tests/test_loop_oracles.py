@@ -1,0 +1,111 @@
+"""The cycle with oracles that are slow, answer in parts, or will not answer."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from torch import Tensor
+
+from activebdl import (
+    ABSTAIN,
+    ActiveDataset,
+    Annotation,
+    Request,
+    UserError,
+)
+from activebdl.journal import Journal
+from tests.test_loop import Network, cycle, timeless
+
+
+@dataclass
+class SlowOracle:
+    """Answers one item a look, gives out what it gave out before, and abstains from some."""
+
+    labels: Tensor
+    refuses: set[int] = field(default_factory=set)
+    requests: list[Request] = field(default_factory=list)
+    looks: int = 0
+
+    def submit(self, request: Request) -> str:
+        self.requests.append(request)
+        self.looks = 0
+        return request.key
+
+    def poll(self, ticket: str) -> list[Annotation]:
+        self.looks += 1
+        done = self.requests[-1].ids[: self.looks]
+        return [Annotation(id, ABSTAIN if id in self.refuses else int(self.labels[id]), "slow") for id in done]
+
+
+@pytest.fixture
+def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("activebdl.loop._LONGEST_PAUSE", 0.0)
+
+
+@pytest.mark.usefixtures("quick_looks")
+def test_partial_answers_are_waited_for(dataset: ActiveDataset, network: Network) -> None:
+    assert dataset.labels is not None
+    slow = list(cycle(dataset, network, oracle=SlowOracle(dataset.labels)))
+    assert timeless(slow) == timeless(list(cycle(dataset, network)))
+
+
+@pytest.mark.usefixtures("quick_looks")
+@pytest.mark.parametrize("strategy", ["bald", "random"])
+def test_abstained_items_are_replaced_so_that_counts_hold(
+    dataset: ActiveDataset, network: Network, strategy: str, tmp_path: Path
+) -> None:
+    assert dataset.labels is not None
+    refuses = set(range(0, 120, 2))
+    oracle = SlowOracle(dataset.labels, refuses)
+    path = tmp_path / "journal.sqlite"
+    rounds = list(cycle(dataset, network, oracle=oracle, strategy=strategy, journal=path))
+    assert [round.n_labels for round in rounds] == [5, 10, 18]
+    labelled = [id for round in rounds for id in round.ids]
+    assert len(labelled) == 18
+    assert not set(labelled) & refuses
+    asked = [id for request in oracle.requests for id in request.ids]
+    assert len(asked) == len(set(asked)) > 18
+    assert timeless(list(cycle(dataset, network, strategy=strategy, journal=path))) == timeless(rounds)
+
+
+@pytest.mark.usefixtures("quick_looks")
+def test_a_pool_that_is_used_up_by_abstentions_is_told(dataset: ActiveDataset, network: Network) -> None:
+    assert dataset.labels is not None
+    oracle = SlowOracle(dataset.labels, refuses=set(range(110)))
+    with pytest.raises(UserError, match=r"pool is used up: the oracle would not label 1\d\d items"):
+        list(cycle(dataset, network, oracle=oracle, strategy="random"))
+
+
+def test_a_wrong_label_ends_the_run_and_is_not_written(
+    dataset: ActiveDataset, network: Network, tmp_path: Path
+) -> None:
+    path = tmp_path / "journal.sqlite"
+    with pytest.raises(UserError, match="label 3; labels run from 0 to 2"):
+        list(cycle(dataset, network, oracle=lambda items: [3] * len(items), journal=path))
+    with Journal(path) as journal:
+        assert journal.annotations(0, 0) == {}
+    assert len(list(cycle(dataset, network, journal=path))) == 3  # and it can be mended
+
+
+def test_the_good_answers_of_a_bad_batch_are_kept_and_not_asked_for_again(
+    dataset: ActiveDataset, network: Network, tmp_path: Path
+) -> None:
+    assert dataset.labels is not None
+    path, asked = tmp_path / "journal.sqlite", list[int]()
+
+    class Typo(SlowOracle):
+        def poll(self, ticket: str) -> list[Annotation]:
+            labels = [int(self.labels[id]) for id in self.requests[-1].ids]
+            return [Annotation(id, label) for id, label in zip(self.requests[-1].ids, [77, *labels[1:]], strict=True)]
+
+    def mended(items: Tensor, ids: Tensor) -> Tensor:
+        asked.extend(ids.tolist())
+        return dataset.labels[ids]  # type: ignore[index]
+
+    with pytest.raises(UserError, match=r"the label 77; .* 4 good answers of this batch are kept"):
+        list(cycle(dataset, network, oracle=Typo(dataset.labels), journal=path))
+    with Journal(path) as journal:
+        assert len(journal.annotations(0, 0)) == 4
+    rounds = list(cycle(dataset, network, oracle=mended, journal=path))
+    assert len(asked) == 18 - 4
+    assert timeless(rounds) == timeless(list(cycle(dataset, network)))
