@@ -1,14 +1,14 @@
 """What several tests need: tiny data, tiny networks, posteriors whose draws are known."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytest
 import torch
 from hypothesis import settings
 from torch import Tensor, nn
 
-from activebdl import ActiveDataset, Normalise
+from activebdl import ABSTAIN, ActiveDataset, Annotation, Normalise, Request
 
 settings.register_profile("no-deadline", deadline=None)  # no test asserts a time
 settings.load_profile("no-deadline")
@@ -56,3 +56,28 @@ def small_network() -> nn.Module:
 @pytest.fixture
 def network() -> Callable[[], nn.Module]:
     return small_network
+
+
+@dataclass
+class SlowOracle:
+    """Answers one item a look, gives out what it gave out before, and abstains from some."""
+
+    labels: Tensor
+    refuses: set[int] = field(default_factory=set)
+    requests: list[Request] = field(default_factory=list)
+    looks: int = 0
+
+    def submit(self, request: Request) -> str:
+        self.requests.append(request)
+        self.looks = 0
+        return request.key
+
+    def poll(self, ticket: str) -> list[Annotation]:
+        self.looks += 1
+        done = self.requests[-1].ids[: self.looks]
+        return [Annotation(id, ABSTAIN if id in self.refuses else int(self.labels[id]), "slow") for id in done]
+
+
+@pytest.fixture
+def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("activebdl.loop._LONGEST_PAUSE", 0.0)

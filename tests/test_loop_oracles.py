@@ -1,45 +1,18 @@
 """The cycle with oracles that are slow, answer in parts, or will not answer."""
 
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 from torch import Tensor
 
 from activebdl import (
-    ABSTAIN,
     ActiveDataset,
     Annotation,
-    Request,
     UserError,
 )
 from activebdl.journal import Journal
+from tests.conftest import SlowOracle
 from tests.test_loop import Network, cycle, timeless
-
-
-@dataclass
-class SlowOracle:
-    """Answers one item a look, gives out what it gave out before, and abstains from some."""
-
-    labels: Tensor
-    refuses: set[int] = field(default_factory=set)
-    requests: list[Request] = field(default_factory=list)
-    looks: int = 0
-
-    def submit(self, request: Request) -> str:
-        self.requests.append(request)
-        self.looks = 0
-        return request.key
-
-    def poll(self, ticket: str) -> list[Annotation]:
-        self.looks += 1
-        done = self.requests[-1].ids[: self.looks]
-        return [Annotation(id, ABSTAIN if id in self.refuses else int(self.labels[id]), "slow") for id in done]
-
-
-@pytest.fixture
-def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("activebdl.loop._LONGEST_PAUSE", 0.0)
 
 
 @pytest.mark.usefixtures("quick_looks")

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor, nn
 
 from activebdl import (
-    ABSTAIN,
     MAP,
     ActiveDataset,
     ActiveLearning,
@@ -36,6 +35,7 @@ from activebdl.journal import Journal, read_rounds
 from activebdl.oracles.function import FunctionOracle
 from activebdl.randomness import generator
 from activebdl.strategies import Strategy
+from tests.conftest import SlowOracle
 
 Network = Callable[[], nn.Module]
 COUNTS = (15, 20, 26, 32, 40)
@@ -211,37 +211,18 @@ def test_validation_accuracy_ends_a_run(dataset: ActiveDataset, network: Network
 
 
 @dataclass
-class Charging:
-    """Answers one item a look, abstains from some, and charges for every answer; breaks down after some answers."""
+class Charging(SlowOracle):
+    """Charges for every answer; breaks down after some answers."""
 
-    labels: Tensor
     patience: int = 1000
-    refuses: set[int] = field(default_factory=set)
-    requests: list[Request] = field(default_factory=list)
     given: dict[int, float] = field(default_factory=dict)
-    looks: int = 0
-
-    def submit(self, request: Request) -> str:
-        self.requests.append(request)
-        self.looks = 0
-        return request.key
 
     def poll(self, ticket: str) -> list[Annotation]:
-        self.looks += 1
         if len(self.given) >= self.patience:
             raise ConnectionError
-        for id in self.requests[-1].ids[: self.looks]:
-            self.given[id] = 0.1 + id / 7
-        done = self.requests[-1].ids[: self.looks]
-        return [
-            Annotation(id, ABSTAIN if id in self.refuses else int(self.labels[id]), "ann", self.given[id], 0.5)
-            for id in done
-        ]
-
-
-@pytest.fixture
-def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("activebdl.loop._LONGEST_PAUSE", 0.0)
+        answers = super().poll(ticket)
+        self.given |= {answer.id: 0.1 + answer.id / 7 for answer in answers}
+        return [replace(answer, annotator="ann", cost=self.given[answer.id], seconds=0.5) for answer in answers]
 
 
 @pytest.mark.usefixtures("quick_looks")
@@ -256,7 +237,7 @@ def test_abstentions_are_replaced_and_paid_for_and_a_stop_in_the_middle_changes_
     expected = timeless(list(cycle(dataset, network, oracle=whole, **options)))
 
     path = tmp_path / "journal.sqlite"
-    breaking, mended = Charging(dataset.labels, patience, refuses), Charging(dataset.labels, refuses=refuses)
+    breaking, mended = Charging(dataset.labels, refuses, patience=patience), Charging(dataset.labels, refuses=refuses)
     with pytest.raises(ConnectionError):
         list(cycle(dataset, network, oracle=breaking, journal=path, **options))
     rounds = list(cycle(dataset, network, oracle=mended, journal=path, **options))
