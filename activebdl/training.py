@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from activebdl.data.augment import Augmentation
 from activebdl.data.dataset import Labelled
 from activebdl.errors import UserError
+from activebdl.heap import keep_freed_memory
 from activebdl.randomness import global_rng_from, global_rng_kept
 
 Step = Callable[[], object]
@@ -38,6 +39,8 @@ class Training:
             it weighs less the more labels there are (Gal 2016). Zero leaves it out.
         prior_on: Names of the modules or parameters that have this prior, e.g. ``("dense.weight",)``; None for all.
         augmentation: Random transformations of the training images; None for none.
+        precision: Of the numbers that layers multiply. bfloat16 is about twice as fast on processors and GPUs that
+            have it, and slow on others; weights, their updates and the loss stay in float32 (Micikevicius et al. 2018).
     """
 
     steps: int = 800
@@ -50,6 +53,7 @@ class Training:
     prior_precision: float = 0.0
     prior_on: tuple[str, ...] | None = None
     augmentation: Augmentation | None = None
+    precision: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch_size < 1:
@@ -84,6 +88,7 @@ def train(
     training: Training,
     *,
     generator: torch.Generator,
+    objective: Objective | None = None,
     on_step: Step | None = None,
 ) -> nn.Module:
     """Makes a fresh network and trains it; the result is in eval mode, with gradients off.
@@ -93,6 +98,7 @@ def train(
         labelled: What it is fitted to.
         training: How.
         generator: Weights, order of batches, augmentation and dropout all come from it.
+        objective: As for `optimise`.
         on_step: Called after every step, for a progress bar.
 
     Raises:
@@ -100,7 +106,7 @@ def train(
     """
     with global_rng_from(generator, labelled.device):
         module = network().to(labelled.device)
-        optimise(module, labelled, training, generator=generator, on_step=on_step)
+        optimise(module, labelled, training, generator=generator, objective=objective, on_step=on_step)
     return module.eval().requires_grad_(False)
 
 
@@ -135,6 +141,7 @@ def optimise(
     """
     if len(labelled) == 0:
         raise UserError("There is nothing to fit to: not one item is labelled.")
+    keep_freed_memory()
     steps = training.total_steps(len(labelled))
     layout = _lay_out(module, labelled.normalise(labelled.inputs[:1].float()))
     module.train()
@@ -148,7 +155,8 @@ def optimise(
         if training.augmentation is not None:
             x = training.augmentation(x, generator)
         x = labelled.normalise(x).contiguous(memory_format=layout)
-        loss = objective(module, x, labelled.labels[batch], step)
+        with torch.autocast(labelled.device.type, torch.bfloat16, enabled=training.precision == "bfloat16"):
+            loss = objective(module, x, labelled.labels[batch], step)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
@@ -168,7 +176,7 @@ def negative_log_likelihood(labelled: Labelled) -> Objective:
         outputs = module(x)
         if step == 0:
             check_outputs(outputs, len(x), labelled.likelihood.width)
-        return labelled.likelihood.loss(outputs, targets)
+        return labelled.likelihood.loss(outputs.to(torch.promote_types(outputs.dtype, torch.float32)), targets)
 
     return objective
 

@@ -237,11 +237,15 @@ def convolution_rate() -> Callable[[], float]:
     return lambda: flops / median(seconds(lambda: F.conv2d(x, weight, padding=1)) for _ in range(5))
 
 
+def linear_flops(x: torch.Size, weight: torch.Size, *_: object, **__: object) -> int:
+    return 2 * x.numel() * weight[0]
+
+
 def flops_per_sample(module: nn.Module, images: Tensor, k: int, thin: bool) -> float:
     """Of the layers that are computed, what all draws share among them."""
     x = NORMALISE(images[:64])
     draws = DropoutPosterior(module, x[:2], thin=thin).draw(k, generator=torch.Generator())
-    with FlopCounterMode(display=False) as counter:
+    with FlopCounterMode(display=False, custom_mapping={torch.ops.mkldnn._linear_pointwise: linear_flops}) as counter:
         draws.log_probs(x)
     return counter.get_total_flops() / (len(x) * k)
 

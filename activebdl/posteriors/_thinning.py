@@ -14,15 +14,17 @@ The module is read with torch.fx. One that cannot be, or that this would get wro
 B: items of a batch, K: draws, C: classes.
 """
 
+import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, fx, nn
+from torch.fx.proxy import TraceError
 
 from activebdl.errors import UserError
+from activebdl.posteriors._cut_layers import Dropped, Weights, apply, cut, live, take_channels
 from activebdl.posteriors._graph import (
     CONVOLUTIONS,
     Shapes,
@@ -41,45 +43,10 @@ from activebdl.posteriors._graph import (
     only_user,
     swap,
 )  # fmt: skip
-from activebdl.posteriors._masks import CHANNEL_DROPOUT, Site, is_dropout, site_of
+from activebdl.posteriors._masks import CHANNEL_DROPOUT, Site, draw_masks, is_dropout, site_of
+from activebdl.posteriors._shared import evaluating
 
 _LANES = 16  # float32 numbers that a processor multiplies at once: a convolution of fewer channels is no faster
-
-Role = Literal["cut", "fold", "gather", "mask"]
-"""What becomes of a dropout whose mask is known.
-
-cut: the layer before it computes only what lives, the layer behind it reads only that;
-fold: the mask is multiplied into the columns of the layer behind it;
-gather: the live channels are taken out of its input, the convolution behind it reads only those;
-mask: its input is multiplied by the mask.
-"""
-
-
-@dataclass(frozen=True)
-class Dropped:
-    """One dropout of the graph, after it has sunk.
-
-    Args:
-        site: Of the mask as drawn, where the dropout stood in the module.
-        repeat: How many units each entry of the mask stands for, since a flattening was passed.
-        role: See `Role`.
-        before: The layer that computes its input, when the role is "cut".
-        after: The layer that reads its output, unless the role is "mask".
-    """
-
-    site: Site
-    repeat: int
-    role: Role
-    before: str | None
-    after: str | None
-
-
-@dataclass(frozen=True)
-class Weights:
-    """The live rows and columns of one layer, for one draw; dropout's scale is in them."""
-
-    weight: Tensor
-    bias: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -98,10 +65,17 @@ class ThinnedGraph:
         module: The network, which must be traceable by torch.fx.
         example: A batch that it can read, of two items or more.
         layout: Of images, and of the weights that are cut for them.
+        training: For draws that are trained, each on items of its own, through the module's parameters as they are.
+            Then no layer's work is shared if it can be cut, and nothing is written over that a gradient needs.
     """
 
     def __init__(
-        self, module: nn.Module, example: Tensor, layout: torch.memory_format = torch.contiguous_format
+        self,
+        module: nn.Module,
+        example: Tensor,
+        layout: torch.memory_format = torch.contiguous_format,
+        *,
+        training: bool = False,
     ) -> None:
         self._layout = layout
         self.graph = Tracer().trace(module)
@@ -111,12 +85,16 @@ class ThinnedGraph:
         with torch.no_grad():
             shapes.run(example)
         self._shapes = shapes.item_shapes
-        fold_batch_norms(self.graph, self.modules, self._shapes)
+        if not training:
+            fold_batch_norms(self.graph, self.modules, self._shapes)
         self._sites = {n.name: site_of(self._module(n), shapes.input_of[n.name]) for n in self._dropout_nodes()}
         self._repeat = dict.fromkeys(self._sites, 1)
         for node in self._dropout_nodes():
             self._sink(node)
-        stochastic = downstream(self.graph, set(self._sites))
+        stochastic = set(self._sites)
+        if training:
+            stochastic |= {before.name for node in self._dropout_nodes() if (before := self._cut_before(node))}
+        stochastic = downstream(self.graph, stochastic)
         self.dropped = {node.name: self._describe(node, stochastic) for node in self._dropout_nodes()}
         self._source = {node.name: node.all_input_nodes[0].name for node in self._dropout_nodes()}
         nodes = [node for node in self.graph.nodes if node.op != "output"]
@@ -124,7 +102,7 @@ class ThinnedGraph:
         self.branch = [node for node in nodes if node.name in stochastic]
         self.output = cast(fx.Node, next(n for n in self.graph.nodes if n.op == "output").args[0])
         self._spent = last_reads(nodes, but=self.output)
-        self._over = {*self._written_over(self.trunk), *self._written_over(self.branch)}
+        self._over = set() if training else {*self._written_over(self.trunk), *self._written_over(self.branch)}
 
     # ---- reading the graph
 
@@ -181,19 +159,30 @@ class ThinnedGraph:
     def _describe(self, dropout: fx.Node, stochastic: set[str]) -> Dropped:
         """Chooses the role of a dropout that has sunk as far as it can."""
         site, repeat = self._sites[dropout.name], self._repeat[dropout.name]
-        after = only_user(dropout)
-        channels = self._drops_channels(dropout)
-        if after is None or site.alpha or not self._reads(after, dropout, channels):
+        after = self._read_by(dropout)
+        if after is None:
             return Dropped(site, repeat, "mask", None, None)
-        before = self._computed_by(dropout.all_input_nodes[0], channels)
+        before = self._cut_before(dropout)
         if before is not None and before.name in stochastic:
             return Dropped(site, repeat, "cut", before.name, after.name)
         layer = self._module(after)
         whole = isinstance(layer, nn.Linear) or cast(nn.Conv2d, layer).in_channels <= _LANES
         return Dropped(site, repeat, "fold" if whole else "gather", None, after.name)
 
+    def _cut_before(self, dropout: fx.Node) -> fx.Node | None:
+        """The layer whose rows a dropout drops, if the layer behind it can do without them."""
+        if self._read_by(dropout) is None:
+            return None
+        return self._computed_by(dropout.all_input_nodes[0], self._drops_channels(dropout))
+
+    def _read_by(self, dropout: fx.Node) -> fx.Node | None:
+        """The layer that multiplies each dropped entry by columns of its own, if that is what comes behind."""
+        layer = only_user(dropout)
+        if layer is None or self._sites[dropout.name].alpha:
+            return None
+        return layer if self._reads(layer, dropout, self._drops_channels(dropout)) else None
+
     def _reads(self, layer: fx.Node, dropout: fx.Node, channels: bool) -> bool:
-        """Whether a layer multiplies each dropped entry by columns of its own."""
         if layer.op != "call_module":
             return False
         module, shape = self._module(layer), self._shapes[dropout.all_input_nodes[0].name]
@@ -264,12 +253,12 @@ class ThinnedGraph:
                 continue
             columns[cast(str, dropped.after)] = (dropped, keep.flatten())
             if dropped.role == "gather":
-                plan.live[name] = _live(keep)
+                plan.live[name] = live(keep)
             elif dropped.role == "cut":
-                rows[cast(str, dropped.before)] = _live(keep)
+                rows[cast(str, dropped.before)] = live(keep)
         for node in self.branch:
             if node.name in rows or node.name in columns:
-                plan.weights[node.name] = _cut(
+                plan.weights[node.name] = cut(
                     self._module(node), rows.get(node.name), columns.get(node.name), self._layout
                 )
         return plan
@@ -294,13 +283,13 @@ class ThinnedGraph:
 
     def _run_node(self, node: fx.Node, values: dict[str, Any], plan: DrawPlan) -> Any:
         if node.name in plan.weights:
-            return _apply(self._module(node), values[node.all_input_nodes[0].name], plan.weights[node.name])
+            return apply(self._module(node), values[node.all_input_nodes[0].name], plan.weights[node.name])
         if node.name not in self.dropped:
             return self._call(node, values)
         x = cast(Tensor, values[node.all_input_nodes[0].name])
         if node.name in plan.masks:
             return self.dropped[node.name].site.apply(x, plan.masks[node.name])
-        return _take_channels(x, plan.live[node.name]) if node.name in plan.live else x
+        return take_channels(x, plan.live[node.name]) if node.name in plan.live else x
 
     def _forget(self, node: fx.Node, values: dict[str, Any]) -> None:
         """Lets go of what this node was the last to read: its memory is taken again while it is in the cache."""
@@ -330,44 +319,20 @@ class ThinnedGraph:
         return cast(Callable[..., Any], node.target)(*args, **kwargs)
 
 
-def _cut(
-    layer: nn.Module, rows: Tensor | None, columns: tuple[Dropped, Tensor] | None, layout: torch.memory_format
-) -> Weights:
-    """The weights of a layer for one draw: live rows, and live columns times dropout's scale."""
-    assert isinstance(layer, nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d)
-    weight, bias = layer.weight.detach(), layer.bias
-    if rows is not None:
-        weight = weight[rows]
-        bias = None if bias is None else bias.detach()[rows]
-    if columns is not None:
-        dropped, keep = columns
-        if dropped.role == "fold":
-            keep = keep.repeat_interleave(dropped.repeat).view(-1, *([1] * (weight.dim() - 2)))
-            weight = weight * (keep.to(weight.dtype) * dropped.site.scale)
-        else:
-            live = _live(keep.repeat_interleave(dropped.repeat), dropped.repeat)
-            weight = weight[:, live] * (dropped.site.scale if bool(keep.any()) else 0.0)
-    if weight.dim() == 4:
-        weight = weight.contiguous(memory_format=layout)
-    return Weights(weight, bias)
-
-
-def _live(keep: Tensor, at_least: int = 1) -> Tensor:
-    """Positions that are kept. When none is, the first ones, whose weights become zero: no layer likes to be empty."""
-    live = keep.flatten().nonzero().flatten()
-    return live if len(live) else torch.arange(at_least, device=keep.device)
-
-
-def _apply(layer: nn.Module, x: Tensor, weights: Weights) -> Tensor:
-    """The layer on ``x``, with other weights."""
-    if isinstance(layer, nn.Linear):
-        return F.linear(x, weights.weight, weights.bias)
-    convolve = getattr(layer, "_conv_forward")  # noqa: B009 - the public call would use the layer's own weights
-    return cast(Tensor, convolve(x, weights.weight, weights.bias))
-
-
-def _take_channels(x: Tensor, live: Tensor) -> Tensor:
-    """Live channels of ``x [B, channels, ...]``; in channels_last, one gather on the last axis."""
-    if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
-        return x.permute(0, 2, 3, 1).index_select(3, live).permute(0, 3, 1, 2)
-    return x.index_select(1, live)
+def thinned(
+    module: nn.Module, example: Tensor, *, training: bool = False
+) -> tuple[ThinnedGraph | None, torch.memory_format]:
+    """The module's graph, tried on the example in the fastest layout that it takes; None when no layout will do."""
+    layouts = (torch.channels_last, torch.contiguous_format) if example.dim() == 4 else (torch.contiguous_format,)
+    for layout in layouts:
+        # What is caught: torch.fx cannot follow the forward, or the forward cannot take the layout.
+        with (
+            contextlib.suppress(TraceError, TypeError, AttributeError, NotImplementedError, RuntimeError, LookupError),
+            evaluating(module),
+            torch.no_grad(),
+        ):
+            graph = ThinnedGraph(module, example, layout, training=training)
+            masks = next(draw_masks(graph.sites(), 1, torch.Generator().manual_seed(0), example.device))
+            graph.run_draw(graph.run_trunk(example.contiguous(memory_format=layout)), graph.plan(masks))
+            return graph, layout
+    return None, torch.contiguous_format

@@ -7,19 +7,19 @@ A draw is ONE function: its masks are drawn once, and every item meets the same 
 right, and what lets the dropped parts of the network be left out, see `_thinning`).
 """
 
-import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
-from torch.fx.proxy import TraceError
 
 from activebdl.data.dataset import Labelled
+from activebdl.errors import UserError
 from activebdl.posteriors import posterior
 from activebdl.posteriors._masks import Site, check_dropout, draw_masks, find_sites, run_with_masks
 from activebdl.posteriors._shared import OutputDraws, evaluating
-from activebdl.posteriors._thinning import DrawPlan, ThinnedGraph
+from activebdl.posteriors._shared_masks import shared_masks_loss, training_graph
+from activebdl.posteriors._thinning import DrawPlan, ThinnedGraph, thinned
 from activebdl.randomness import global_rng_kept
 from activebdl.training import Training, train
 
@@ -32,10 +32,20 @@ class MCDropout:
     Args:
         training: How the network is trained.
         thin: Leave out of each draw what its masks drop. Off, the masks are multiplied in: the same numbers, slower.
+        masks_per_batch: How many masks the items of a training batch share, so that what these drop is not computed
+            in training either, see `_shared_masks`; 2 or more. None gives every item its own, as dropout has it.
     """
 
     training: Training = field(default_factory=Training)
     thin: bool = True
+    masks_per_batch: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.masks_per_batch is not None and self.masks_per_batch < 2:
+            raise UserError(
+                f"masks_per_batch is {self.masks_per_batch}; it must be 2 or more, or left out: "
+                "with a single mask every step would leave the same units of the network untrained."
+            )
 
     def fit(
         self,
@@ -54,7 +64,10 @@ class MCDropout:
         example = labelled.example
         with global_rng_kept(example.device):
             self.check(network().to(example.device), example)
-        module = train(network, labelled, self.training, generator=generator, on_step=on_step)
+        loss = None
+        if self.masks_per_batch is not None:
+            loss = shared_masks_loss(labelled, self.masks_per_batch, generator)
+        module = train(network, labelled, self.training, generator=generator, objective=loss, on_step=on_step)
         return DropoutPosterior(module, example, thin=self.thin)
 
     def check(self, module: nn.Module, example: Tensor) -> None:
@@ -69,6 +82,8 @@ class MCDropout:
         """
         check_dropout(module, example)
         self.training.has_prior(module)
+        if self.masks_per_batch is not None:
+            training_graph(module, example)
 
     def steps(self, n: int) -> int:
         """Optimiser steps that a fit to ``n`` labels takes."""
@@ -87,7 +102,7 @@ class DropoutPosterior:
     def __init__(self, module: nn.Module, example: Tensor, *, thin: bool = True) -> None:
         check_dropout(module, example)
         self.module = module
-        self.graph, self.layout = _thinned(module, example) if thin else (None, torch.contiguous_format)
+        self.graph, self.layout = thinned(module, example) if thin else (None, torch.contiguous_format)
         self.sites = self.graph.sites() if self.graph is not None else find_sites(module, example)
         self.device = example.device
 
@@ -140,20 +155,3 @@ class MaskedDraws(OutputDraws):
         with torch.inference_mode():
             draws = [run_with_masks(self.module, x, masks, self.sites) for masks in self.masks]
             return torch.stack(draws, dim=1)
-
-
-def _thinned(module: nn.Module, example: Tensor) -> tuple[ThinnedGraph | None, torch.memory_format]:
-    """The module's graph, tried on the example in the fastest layout that it takes; None when no layout will do."""
-    layouts = (torch.channels_last, torch.contiguous_format) if example.dim() == 4 else (torch.contiguous_format,)
-    for layout in layouts:
-        # What is caught: torch.fx cannot follow the forward, or the forward cannot take the layout.
-        with (
-            contextlib.suppress(TraceError, TypeError, AttributeError, NotImplementedError, RuntimeError, LookupError),
-            evaluating(module),
-            torch.no_grad(),
-        ):
-            graph = ThinnedGraph(module, example, layout)
-            masks = next(draw_masks(graph.sites(), 1, torch.Generator().manual_seed(0), example.device))
-            graph.run_draw(graph.run_trunk(example.contiguous(memory_format=layout)), graph.plan(masks))
-            return graph, layout
-    return None, torch.contiguous_format

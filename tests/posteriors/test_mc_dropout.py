@@ -134,7 +134,7 @@ def test_the_mean_over_many_masks_is_the_linear_layer_itself() -> None:
     assert abs(float(logits.mean() - expected)) < 4.5 * float(error)
 
 
-@pytest.mark.parametrize("name", ["batchbald_cnn", "gal2017_cnn", "mlp", "resnet"])
+@EVERY
 def test_float32_agrees_with_float64(name: str) -> None:
     x, module = inputs(name, 5), made(name)
     exact = DropoutPosterior(module, x[:2]).draw(8, generator=seeded()).log_probs(x)
