@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass, is_dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -18,7 +18,7 @@ from activebdl.posteriors import Draws, InferenceMethod, Posterior
 from activebdl.posteriors._last_layer import feature_reader
 from activebdl.progress import Advance, Progress
 from activebdl.randomness import generator
-from activebdl.scoring import Scorer
+from activebdl.scoring import Scorer, in_bfloat16
 from activebdl.signals import signals
 from activebdl.targets import Task
 from activebdl.training import check_network
@@ -108,9 +108,10 @@ class Belief:
         """draw: K functions from the posterior."""
         return self.posterior.draw(k, generator=generator(self.learner.seed, self.round, purpose))
 
-    def scorer(self, k: int, purpose: str, advance: Advance) -> Scorer:
-        """K draws, ready to look at the pool."""
-        return self._scorer(self.draw(k, purpose), self.learner.dataset.pool, advance)
+    def scorer(self, k: int, purpose: str, advance: Advance, *, precision: str = "float32") -> Scorer:
+        """K draws, ready to look at the pool; in bfloat16 on request."""
+        scorer = self._scorer(self.draw(k, purpose), self.learner.dataset.pool, advance)
+        return replace(scorer, predict=in_bfloat16(scorer.predict)) if precision == "bfloat16" else scorer
 
     def _scorer(self, draws: Draws, inputs: Inputs, advance: Advance, called: str = "item") -> Scorer:
         learner = self.learner

@@ -188,7 +188,9 @@ class ActiveLearning:
         looks = len(query.unlabelled) * (1 + sum(share for _, share in heats)) if strategy.needs_model else 0
         with self.progress("score", math.ceil(looks)) as advance:
             scorer = belief.scorer(self.draws, "score", advance) if strategy.needs_model else None
-            racing = tuple(Heat(belief.scorer(k, f"heat of {k}", advance), share) for k, share in heats)
+            racing = tuple(
+                Heat(belief.scorer(k, "score", advance, precision=self.race.precision), share) for k, share in heats
+            )
             rng = generator(self.seed, max(round, 0), ("validation" if round == VALIDATION else "select") + again)
             selection = strategy.select(replace(query, generator=rng, scorer=scorer, heats=racing))
         asked = Asked(tuple(selection.ids.tolist()), _scores(selection), time.perf_counter() - begin, selection.samples)

@@ -29,6 +29,16 @@ _ROUNDING = 1e-3  # above 0, of a log-probability in half precision
 _LOOK = "look for NaN or huge values in that input, and at the loss of the fit"
 
 
+def in_bfloat16(predict: Predict) -> Predict:
+    """The same, by layers that multiply numbers of 8 bits: a percent off; faster where the hardware has them."""
+
+    def roughly(draws: Draws, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16):
+            return predict(draws, x)
+
+    return roughly
+
+
 def ignore(count: int) -> None:
     """Tells nobody."""
 

@@ -87,8 +87,9 @@ def apply(layer: nn.Module, x: Tensor, weights: Weights) -> Tensor:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """``x weight^T + bias``, by oneDNN where it can: MKL's product runs at half the rate on processors of AMD."""
-    plain = x.is_cpu and x.dtype == torch.float32 and not torch.is_grad_enabled() and x.dim() == 2 and len(x) > 0
-    if plain and torch.backends.mkldnn.is_available():
+    plain = x.is_cpu and x.dtype == weight.dtype == torch.float32 and x.dim() == 2 and len(x) > 0
+    asked = torch.is_grad_enabled() or torch.is_autocast_enabled("cpu")  # for what it does not have
+    if plain and not asked and torch.backends.mkldnn.is_available():
         return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], ""))
     return F.linear(x, weight, bias)
 
