@@ -2,15 +2,19 @@
 
     python benchmarks/cycle.py                                      # ours, 60,000 images, K = 100: minutes
     python benchmarks/cycle.py --labels 100 --pool 6000 --draws 20  # a look
+    python benchmarks/cycle.py --set scoring=race posterior.masks_per_batch=2 posterior.training.precision=bfloat16
     pip install --no-deps baal==2.1.0 structlog torchmetrics lightning-utilities
     python benchmarks/cycle.py --baal
 
 The protocol is that of the preset `mnist-gal2017`: its network, its optimiser and its number of steps for so many
 labels, and BALD over the whole pool. Ours is measured whole, by `ActiveLearning` itself: the round that ends with so
 many labels, in which ten items are chosen and a fresh network is fitted; the evaluation on the test set is left out.
+`--set` changes the preset's settings for ours, as the command line does.
+
 BaaL would take hours, and so it is measured on a part: some of the steps, by its `train_on_dataset`, and some of the
-pool, by its `predict_on_dataset` and its BALD in the fastest of the settings tried. Both are scaled linearly. A batch
-of its fit has all labels while they are fewer than 128, where ours has 128 always.
+pool, by its `predict_on_dataset` and its BALD in the fastest of the settings tried. Both are scaled linearly. It comes
+first, for ours tells the C library to keep memory. A batch of its fit has all labels while they are fewer than 128,
+where ours has 128 always.
 """
 
 import argparse
@@ -26,11 +30,12 @@ from functools import partial
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from activebdl import ActiveDataset, ActiveLearning, Training
-from activebdl.build import make_dataset, make_fresh, make_method
+from activebdl.build import make_dataset, make_fresh, make_method, make_scoring
 from activebdl.posteriors.mc_dropout import MCDropout
 from activebdl.spec import RunSpec, read_spec
 from activebdl.training import make_optimizer
@@ -48,7 +53,6 @@ def seconds(what: Callable[[], object]) -> float:
 
 def ours(spec: RunSpec, data: ActiveDataset, n: int, arguments: argparse.Namespace) -> Seconds:
     """The round that ends with ``n`` labels."""
-    options: dict[str, Any] = {"scoring": arguments.scoring} if arguments.scoring else {}
     cycle = ActiveLearning(
         data,
         make_fresh(spec.network, data),
@@ -59,7 +63,7 @@ def ours(spec: RunSpec, data: ActiveDataset, n: int, arguments: argparse.Namespa
         draws=arguments.draws,
         test_draws=1,
         device="cpu",
-        **options,
+        scoring=make_scoring(spec),
     )
     *_, last = cycle
     return last.seconds["fit"], last.seconds["select"]
@@ -141,7 +145,7 @@ def main() -> None:
     parser.add_argument("--labels", type=int, nargs="+", default=[100, 500, 1000], help="at the end of the round")
     parser.add_argument("--pool", type=int, default=60_000)
     parser.add_argument("--draws", type=int, default=100, help="K")
-    parser.add_argument("--scoring", help="as ActiveLearning takes it, e.g. race")
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="as the command line has it")
     parser.add_argument("--baal", action="store_true", help="beside BaaL")
     parser.add_argument("--steps", type=int, default=60, help="optimiser steps that BaaL is measured on")
     parser.add_argument("--part", type=int, default=500, help="images that BaaL is measured on")
@@ -149,25 +153,28 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     warnings.filterwarnings("ignore", module="baal")
+    changed = read_spec(
+        "mnist-gal2017", {key: yaml.safe_load(value) for key, _, value in (one.partition("=") for one in arguments.set)}
+    )
     spec = read_spec("mnist-gal2017")
     data = make_dataset(spec.dataset)
     assert isinstance(data.pool, Tensor) and data.labels is not None
     data = replace(data, pool=data.pool[: arguments.pool], labels=data.labels[: arguments.pool])
     try:
         peer = Baal(spec, data, arguments) if arguments.baal else None
-        compare(spec, data, peer, arguments)
+        compare(changed, data, peer, arguments)
     except ModuleNotFoundError as error:
         sys.exit(f"{error.name} is not here; the first lines of this file say how to install it.")
 
 
 def compare(spec: RunSpec, data: ActiveDataset, peer: Baal | None, arguments: argparse.Namespace) -> None:
-    how = f", scoring {arguments.scoring}" if arguments.scoring else ""
-    print(f"{len(data.pool)} images x {arguments.draws} draws, {torch.get_num_threads()} threads{how}")
+    settings = f", {' '.join(arguments.set)}" if arguments.set else ""
+    print(f"{len(data.pool)} images x {arguments.draws} draws, {torch.get_num_threads()} threads{settings}")
     rows: list[tuple[int, str, Seconds]] = []
-    for n in arguments.labels:
-        rows.append((n, "ours", ours(spec, data, n, arguments)))
-        if peer is not None:
-            rows.append((n, "BaaL, scaled", peer.round(n)))
+    if peer is not None:
+        rows += [(n, "BaaL, scaled", peer.round(n)) for n in arguments.labels]
+    rows += [(n, "ours", ours(spec, data, n, arguments)) for n in arguments.labels]
+    rows.sort(key=lambda row: (row[0], row[1] != "ours"))
     print(f"{'labels':>6} {'':<14} {'fit s':>9} {'score s':>9} {'round s':>9} {'ours is':>8}")
     for n, called, (fit, score) in rows:
         mine = sum(next(spent for labels, name, spent in rows if (labels, name) == (n, "ours")))
