@@ -96,7 +96,10 @@ def make_scoring(spec: RunSpec) -> Race:
     """How many draws see an item."""
     if isinstance(spec.scoring, str):
         return make_race(spec.scoring)
-    return _from_options(Race, spec.scoring, "setting 'scoring'")
+    options = dict(spec.scoring)
+    if options.get("name") == "race":  # written as a word, and then given options
+        del options["name"]
+    return _from_options(Race, options, "setting 'scoring'")
 
 
 def make_candidates(spec: RunSpec) -> Candidates:

@@ -6,21 +6,25 @@ every page of the next one then costs a fault: a third of a step's time on small
 
 import ctypes
 import functools
+import os
 import sys
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # from malloc.h
-_BLOCK = 64 << 20  # larger ones, such as pools and tables of scores, are given back as before
-_KEPT = 1 << 30  # what is freed beyond this much is given back too
+_BLOCK = 32 << 20  # larger ones, such as pools and tables of scores, are given back as before; glibc allows no more
+_KEPT = 1 << 30  # what is free at the end of the heap beyond this much is given back too
+_CHOSEN = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES", "LD_PRELOAD")
 
 
 @functools.cache
 def keep_freed_memory() -> bool:
-    """Lets the process keep up to 1 GiB of freed memory, once and for its lifetime; its peak is no higher for it.
+    """Lets the process keep freed memory for its lifetime; what is free at the end of its heap up to 1 GiB.
+
+    Nothing is changed where the user has chosen by glibc's environment variables, or has loaded another allocator.
 
     Returns:
-        Whether the C library is one that can be told, glibc.
+        Whether it was done: the C library must be glibc.
     """
-    if not sys.platform.startswith("linux"):
+    if not sys.platform.startswith("linux") or any(name in os.environ for name in _CHOSEN):
         return False
     try:
         mallopt = ctypes.CDLL("libc.so.6").mallopt

@@ -7,8 +7,9 @@ Hyperparameter Optimization"):
     ActiveLearning(..., draws=100, scoring="race")
     ActiveLearning(..., draws=100, scoring=Race(heats=((8, 0.2), (32, 0.015))))
 
-Whoever is chosen has been seen by all K draws, and its score is that of the full count. What may be missed is an item
-that fell behind in an early heat by bad luck: `benchmarks/race.py` measures how often.
+A heat sees the first of the K draws. Whoever is chosen has been seen by all of them, and its score is that of the full
+count. What may be missed is an item that fell behind in an early heat by bad luck: `benchmarks/race.py` measures how
+often.
 
 Joint strategies look at items together; they see all draws. Nothing is gained where draws share most of their work, as
 those of a small ensemble do, or of Laplace behind a large network; and the softrank rule, which ranks scores of few
@@ -46,8 +47,8 @@ class Race:
         heats: Of each, the draws that an item is seen by, and the share of all items that goes on to the next; the
             draws rise and the shares fall. Heats of K draws or more are left out, and without any all items are seen by
             all draws.
-        precision: Of the numbers that layers multiply in these heats. bfloat16 is twice as fast on processors and GPUs
-            that have it; the last heat, whose scores choose, is in float32 whatever this is.
+        precision: Of the numbers that layers multiply in these heats. bfloat16 is faster on processors that have it,
+            and slow on others; the last heat, whose scores choose, is in float32 whatever this is.
 
     Raises:
         UserError: Heats that cannot be, or another precision.

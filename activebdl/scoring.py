@@ -6,7 +6,7 @@ log-probabilities in nats, or ``[N, K, 2]`` mean and variance of numbers.
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -30,7 +30,7 @@ _LOOK = "look for NaN or huge values in that input, and at the loss of the fit"
 
 
 def in_bfloat16(predict: Predict) -> Predict:
-    """The same, by layers that multiply numbers of 8 bits: a percent off; faster where the hardware has them."""
+    """The same, by layers that multiply numbers of 8 significant bits: a percent off, and faster on some hardware."""
 
     def roughly(draws: Draws, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, torch.bfloat16):
@@ -144,20 +144,29 @@ class Scorer:
             raise UserError(_told(value, what) if self.target == "classes" else _told_of_moments(value, what))
 
     def _walk(self, ids: Tensor, look: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        """``look(x [B, ...], ids [B])`` of all the items, some at a time, joined; fewer at a time when memory runs out.
+        """``look(x [B, ...], ids [B])`` of all the items, joined; see `_parts`."""
+        # What chunks give is written into one tensor as it comes: a list of small results, each kept while large chunks
+        # come and go around it, would tear the heap, and the process would grow by the size of the whole pool.
+        rows, done = torch.empty(0), 0
+        for part in self._parts(ids, look):
+            if done == 0:
+                rows = torch.empty(len(ids), *part.shape[1:], dtype=part.dtype)
+            rows[done : done + len(part)] = part
+            done += len(part)
+        return rows
+
+    def _parts(self, ids: Tensor, look: Callable[[Tensor, Tensor], Tensor]) -> Iterator[Tensor]:
+        """``look(x [B, ...], ids [B])`` of some items at a time; of fewer when memory runs out.
 
         Raises:
             UserError: There is no memory for one item, or ``look`` does not give a row for each.
         """
-        # What chunks give is written into one tensor as it comes: a list of small results, each kept while large chunks
-        # come and go around it, would tear the heap, and the process would grow by the size of the whole pool.
-        rows = torch.empty(0)
         done, most = 0, self.chunk or default_chunk(self.device)
         with contextlib.closing(chunks(self.inputs, ids, most)) as stream:  # its worker processes end with an error
             for raw in stream:
                 while len(raw) > 0:
-                    some, these = raw[:most], ids[done : done + min(most, len(raw))]
-                    part = self._fitting(look, some, these)
+                    some = raw[:most]
+                    part = self._fitting(look, some, ids[done : done + len(some)])
                     if part is None:
                         most = max(1, len(some) // 2)
                         continue
@@ -165,11 +174,8 @@ class Scorer:
                         raise UserError(
                             f"A reduction gives a row per item; for {len(some)} it gave {list(part.shape)}."
                         )
-                    if done == 0:
-                        rows = torch.empty(len(ids), *part.shape[1:], dtype=part.dtype)
-                    rows[done : done + len(some)] = part
+                    yield part
                     done, raw = done + len(some), raw[len(some) :]
-        return rows
 
     def _fitting(self, look: Callable[[Tensor, Tensor], Tensor], raw: Tensor, ids: Tensor) -> Tensor | None:
         """What is seen of these stored items; None where they are too many for the memory."""

@@ -79,7 +79,7 @@ class RunSpec(BaseModel):
         50, ge=1, description="draws that the test set, validation items and the stop set are predicted with"
     )
     scoring: str | dict[str, Any] = Field(
-        "full", description="full: all draws see every item; race: most see those ahead alone; or {heats}"
+        "full", description="full: all draws see every item; race: most see those ahead alone; or {heats, precision}"
     )
     candidates: int | dict[str, Any] | None = Field(
         None,

@@ -39,8 +39,9 @@ class Training:
             it weighs less the more labels there are (Gal 2016). Zero leaves it out.
         prior_on: Names of the modules or parameters that have this prior, e.g. ``("dense.weight",)``; None for all.
         augmentation: Random transformations of the training images; None for none.
-        precision: Of the numbers that layers multiply. bfloat16 is about twice as fast on processors and GPUs that
-            have it, and slow on others; weights, their updates and the loss stay in float32 (Micikevicius et al. 2018).
+        precision: Of the numbers that layers multiply. bfloat16 is up to twice as fast on processors that have it, and
+            slow on others; the weights, their updates and the loss of the outputs stay in float32 (Kalamkar et al.
+            2019, "A Study of BFLOAT16 for Deep Learning Training").
     """
 
     steps: int = 800
@@ -58,6 +59,8 @@ class Training:
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch_size < 1:
             raise UserError("Training needs at least one step and a batch size of at least one.")
+        if self.precision not in ("float32", "bfloat16"):
+            raise UserError(f"The precision of training is float32 or bfloat16, not {self.precision!r}.")
         if self.learning_rate <= 0:
             raise UserError(f"The learning rate must be above 0, and is {self.learning_rate}.")
         if self.steps_per_label < 0 or self.weight_decay < 0 or self.prior_precision < 0:
@@ -155,7 +158,7 @@ def optimise(
         if training.augmentation is not None:
             x = training.augmentation(x, generator)
         x = labelled.normalise(x).contiguous(memory_format=layout)
-        with torch.autocast(labelled.device.type, torch.bfloat16, enabled=training.precision == "bfloat16"):
+        with _precision(training, labelled.device):
             loss = objective(module, x, labelled.labels[batch], step)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -173,12 +176,20 @@ def negative_log_likelihood(labelled: Labelled) -> Objective:
     """The mean over the batch of ``-log p(target | network's outputs)``."""
 
     def objective(module: nn.Module, x: Tensor, targets: Tensor, step: int) -> Tensor:
-        outputs = module(x)
-        if step == 0:
-            check_outputs(outputs, len(x), labelled.likelihood.width)
-        return labelled.likelihood.loss(outputs.to(torch.promote_types(outputs.dtype, torch.float32)), targets)
+        return loss_of(labelled, module(x), targets, step)
 
     return objective
+
+
+def loss_of(labelled: Labelled, outputs: Tensor, targets: Tensor, step: int) -> Tensor:
+    """The likelihood's loss of a batch's outputs, which are looked at in the first step; in float32 or better.
+
+    Raises:
+        UserError: They do not fit the likelihood.
+    """
+    if step == 0:
+        check_outputs(outputs, len(targets), labelled.likelihood.width)
+    return labelled.likelihood.loss(outputs.to(torch.promote_types(outputs.dtype, torch.float32)), targets)
 
 
 def make_optimizer(module: nn.Module, training: Training, n: int) -> torch.optim.Optimizer:
@@ -193,6 +204,12 @@ def make_optimizer(module: nn.Module, training: Training, n: int) -> torch.optim
     ]
     options: dict[str, Any] = {"momentum": 0.9} if training.optimizer == "sgd" else {}
     return kinds[training.optimizer](groups, lr=training.learning_rate, fused=True, **options)
+
+
+def _precision(training: Training, device: torch.device) -> contextlib.AbstractContextManager[object]:
+    if training.precision == "bfloat16":
+        return torch.autocast(device.type, torch.bfloat16)
+    return contextlib.nullcontext()  # an autocast of the user's own goes on
 
 
 def _scheduler(

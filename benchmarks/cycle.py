@@ -145,7 +145,9 @@ def main() -> None:
     parser.add_argument("--labels", type=int, nargs="+", default=[100, 500, 1000], help="at the end of the round")
     parser.add_argument("--pool", type=int, default=60_000)
     parser.add_argument("--draws", type=int, default=100, help="K")
-    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="as the command line has it")
+    parser.add_argument(
+        "--set", nargs="+", action="extend", default=[], metavar="KEY=VALUE", help="of posterior and scoring"
+    )
     parser.add_argument("--baal", action="store_true", help="beside BaaL")
     parser.add_argument("--steps", type=int, default=60, help="optimiser steps that BaaL is measured on")
     parser.add_argument("--part", type=int, default=500, help="images that BaaL is measured on")

@@ -168,6 +168,8 @@ def test_a_spec_says_how_to_score() -> None:
     assert make_scoring(read_spec("digits-small")).heats == ()
     own = read_spec("digits-small", {"scoring": {"heats": [[4, 0.5]]}})
     assert make_scoring(own) == Race(((4, 0.5),)) == make_scoring(resolved(own))
+    both = read_spec("digits-small", {"scoring": "race", "scoring.precision": "bfloat16"})
+    assert make_scoring(both) == Race(precision="bfloat16")
     raced = resolved(read_spec("digits-small", {"scoring": "race"}))
     heats = [list(heat) for heat in Race().heats]  # as they are, when defaults have changed
     assert raced.scoring == {"heats": heats, "precision": "float32"}

@@ -42,7 +42,11 @@ class Posterior(Protocol):
     """
 
     def draw(self, k: int, *, generator: torch.Generator) -> Draws:
-        """Draws K functions, independently."""
+        """Draws K functions, independently.
+
+        From generators in the same state, the first of many draws should be those of a call for fewer: a race's early
+        heats then see some of the draws that the last sees, and misjudge less.
+        """
         ...
 
 

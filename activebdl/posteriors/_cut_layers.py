@@ -88,21 +88,21 @@ def apply(layer: nn.Module, x: Tensor, weights: Weights) -> Tensor:
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """``x weight^T + bias``, by oneDNN where it can: MKL's product runs at half the rate on processors of AMD."""
     plain = x.is_cpu and x.dtype == weight.dtype == torch.float32 and x.dim() == 2 and len(x) > 0
-    asked = torch.is_grad_enabled() or torch.is_autocast_enabled("cpu")  # for what it does not have
-    if plain and not asked and torch.backends.mkldnn.is_available():
+    beyond_it = torch.is_grad_enabled() or torch.is_autocast_enabled("cpu")
+    if plain and not beyond_it and torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled:
         return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], ""))
     return F.linear(x, weight, bias)
 
 
-def take_channels(x: Tensor, live: Tensor) -> Tensor:
-    """Live channels of ``x [B, channels, ...]``, in the layout of ``x``."""
+def take_channels(x: Tensor, wanted: Tensor) -> Tensor:
+    """Some channels of ``x [B, channels, ...]``, in the layout of ``x``."""
     if x.dim() != 4 or not x.is_contiguous(memory_format=torch.channels_last):
-        return x.index_select(1, live)
+        return x.index_select(1, wanted)
     rows = x.permute(0, 2, 3, 1)
     if x.is_cpu and x.shape[1] <= _MANY_CHANNELS:
-        # a product with ones and zeros is exact, and moves numbers three times as fast as picking them one by one
-        chosen = torch.eye(x.shape[1], dtype=x.dtype).index_select(0, live)
-        taken = linear(rows.reshape(-1, x.shape[1]), chosen, None).view(*rows.shape[:3], len(live))
+        # a product of finite numbers with ones and zeros is exact, and three times as fast as picking one by one
+        chosen = torch.eye(x.shape[1], dtype=x.dtype).index_select(0, wanted)
+        taken = linear(rows.reshape(-1, x.shape[1]), chosen, None).view(*rows.shape[:3], len(wanted))
     else:
-        taken = rows.index_select(3, live)
+        taken = rows.index_select(3, wanted)
     return taken.permute(0, 3, 1, 2)

@@ -13,7 +13,7 @@ from torch.nn.utils import fuse_conv_bn_weights
 from activebdl.posteriors._masks import is_dropout
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 _POOLS = (
     nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d,
     nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.AdaptiveMaxPool1d, nn.AdaptiveMaxPool2d,
@@ -35,6 +35,11 @@ class Tracer(fx.Tracer):
         if any(is_dropout(child) for child in m.modules()):
             return is_dropout(m)
         return type(m) is not nn.Sequential or has_hooks(m)
+
+
+def read_code(module: nn.Module) -> str:
+    """What the module does in its present mode, as torch.fx writes it down."""
+    return Tracer().trace(module).python_code("self").src
 
 
 class Shapes(fx.Interpreter):
@@ -86,7 +91,7 @@ def fold_batch_norms(graph: fx.Graph, modules: dict[str, nn.Module], shapes: Map
         if node.op != "call_module" or source.op != "call_module" or only_user(source) is not node:
             continue
         layer, norm = modules[str(source.target)], modules[str(node.target)]
-        if type(norm) not in _BATCH_NORMS or has_hooks(norm) or has_hooks(layer):
+        if type(norm) not in BATCH_NORM or has_hooks(norm) or has_hooks(layer):
             continue
         folded = _folded(layer, cast(nn.BatchNorm2d, norm), vectors=len(shapes[source.name]) == 1)
         if folded is not None:

@@ -10,16 +10,21 @@ from torch.func import functional_call
 
 
 @contextlib.contextmanager
-def evaluating(module: nn.Module) -> Generator[None]:
-    """Puts every submodule in eval mode, and each back in its own mode afterwards, also after an exception."""
-    training = [child for child in module.modules() if child.training]
+def in_mode(module: nn.Module, *, training: bool) -> Generator[None]:
+    """Puts every submodule in that mode, and each back in its own afterwards, also after an exception."""
+    others = [child for child in module.modules() if child.training is not training]
     try:
-        for child in training:
-            child.training = False
+        for child in others:
+            child.training = training
         yield
     finally:
-        for child in training:
-            child.training = True
+        for child in others:
+            child.training = not training
+
+
+def evaluating(module: nn.Module) -> contextlib.AbstractContextManager[None]:
+    """`in_mode`, for evaluation."""
+    return in_mode(module, training=False)
 
 
 def log_softmax(logits: Tensor) -> Tensor:

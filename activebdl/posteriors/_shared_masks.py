@@ -6,8 +6,8 @@ gradient noisier; here they are dealt so that each unit is dropped as evenly as 
     kept[g, r] = frac(r (1 - p) + u + g / G) < 1 - p,    u ~ U(0, 1),  r: the unit's place in a random order
 
 Every unit is kept with probability 1 - p, as in dropout; n (1 - p) of n units are kept, up to rounding (so the cut
-matrices of all steps have the same few shapes); and the parts of a batch drop different units. With p = .5 and G = 2
-each weight meets one half of the batch or the other.
+matrices of all steps have the same few shapes); and the parts of a batch drop other sets of units. With p = .5 and
+G = 2 every unit is trained in each step, by one half of the batch or by the other.
 
 B: items of a batch, G: masks for it, O: outputs.
 """
@@ -19,9 +19,11 @@ from torch import Tensor, nn
 
 from activebdl.data.dataset import Labelled
 from activebdl.errors import UserError
+from activebdl.posteriors._graph import BATCH_NORM, read_code
 from activebdl.posteriors._masks import Site
+from activebdl.posteriors._shared import in_mode
 from activebdl.posteriors._thinning import ThinnedGraph, thinned
-from activebdl.training import Objective, check_outputs
+from activebdl.training import Objective, loss_of
 
 
 def deal_masks(
@@ -54,17 +56,13 @@ def shared_masks_loss(labelled: Labelled, groups: int, generator: torch.Generato
     def loss(module: nn.Module, x: Tensor, targets: Tensor, step: int) -> Tensor:
         nonlocal graph
         if graph is None:
-            graph = training_graph(module, labelled.example)
-        masks = deal_masks(graph.sites(), groups, generator, x.device)
-        # there may be fewer items than masks
-        parts = [
-            graph.run_draw(graph.run_trunk(part), graph.plan(mask))
-            for part, mask in zip(x.chunk(groups), masks, strict=False)
-        ]
-        outputs = torch.cat(parts)
-        if step == 0:
-            check_outputs(outputs, len(x), labelled.likelihood.width)
-        return labelled.likelihood.loss(outputs.to(torch.promote_types(outputs.dtype, torch.float32)), targets)
+            with torch.autocast(x.device.type, enabled=False):  # it would remember weights that have no gradient
+                graph = training_graph(module, labelled.example)
+        parts = x.chunk(groups)  # fewer than there are masks for small batches
+        masks = deal_masks(graph.sites(), len(parts), generator, x.device)
+        plans = [graph.plan(mask) for mask in masks]
+        outputs = [graph.run_draw(graph.run_trunk(part), plan) for part, plan in zip(parts, plans, strict=True)]
+        return loss_of(labelled, torch.cat(outputs), targets, step)
 
     return loss
 
@@ -73,12 +71,18 @@ def training_graph(module: nn.Module, example: Tensor) -> ThinnedGraph:
     """The module's graph with layers that are cut anew for each part of a batch, and trained through the cuts.
 
     Raises:
-        UserError: torch.fx cannot follow the module, or it has batch norm, whose statistics are of the whole batch.
+        UserError: torch.fx cannot follow the module, it does something else in training than in evaluation, or it has
+            batch norm, whose statistics are of the whole batch.
     """
     name = type(module).__name__
-    if any(isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d | nn.BatchNorm3d) for child in module.modules()):
+    if any(isinstance(child, BATCH_NORM) for child in module.modules()):
         raise UserError(f"{name} has batch norm, which looks at a batch as a whole: leave masks_per_batch out.")
     graph, _ = thinned(module, example, training=True)
     if graph is None:
         raise UserError(f"What {name} does with a batch cannot be taken apart by torch.fx: leave masks_per_batch out.")
+    with in_mode(module, training=True):
+        in_training = read_code(module)
+    with in_mode(module, training=False):
+        if read_code(module) != in_training:
+            raise UserError(f"{name} does something else in training, which would be lost: leave masks_per_batch out.")
     return graph

@@ -44,7 +44,7 @@ class MCDropout:
         if self.masks_per_batch is not None and self.masks_per_batch < 2:
             raise UserError(
                 f"masks_per_batch is {self.masks_per_batch}; it must be 2 or more, or left out: "
-                "with a single mask every step would leave the same units of the network untrained."
+                "with a single mask a step would train none of the units that it drops."
             )
 
     def fit(

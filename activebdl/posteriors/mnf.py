@@ -174,7 +174,8 @@ class MNF:
         def objective(module: nn.Module, x: Tensor, targets: Tensor, step: int) -> Tensor:
             module.eval()  # no dropout, and BatchNorm stays as it is: no item's output depends on the others
             nll = likelihood(module, x, targets, step)
-            bounds = [layer.kl_bound(self.kl_samples).mean() for layer in layers.values()]
+            with torch.autocast(x.device.type, enabled=False):  # sums of thousands of nats need float32
+                bounds = [layer.kl_bound(self.kl_samples).mean() for layer in layers.values()]
             kl = torch.stack(bounds).sum() / len(labelled)
             loss = nll + self.kl_weight * min(1.0, (step + 1) / max(warm_up, 1.0)) * kl
             trace[step] = torch.stack([nll, kl, loss]).detach()

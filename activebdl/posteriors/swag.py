@@ -27,11 +27,11 @@ from torch import Tensor, nn
 from activebdl.data.dataset import Labelled
 from activebdl.errors import UserError
 from activebdl.posteriors import posterior
+from activebdl.posteriors._graph import BATCH_NORM
 from activebdl.posteriors._shared import WeightDraws, call_with, evaluating
 from activebdl.randomness import global_rng_from, normal_like
 from activebdl.training import Training, optimise
 
-BATCH_NORM = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 CHUNK = 256  # items at a time, of which the statistics of batch normalisation are computed
 
 

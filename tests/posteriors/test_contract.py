@@ -11,6 +11,8 @@ from activebdl import Labelled, Training, UserError
 from activebdl.likelihoods import Categorical
 from activebdl.posteriors import InferenceMethod, posteriors
 from activebdl.posteriors._last_layer import feature_reader
+from activebdl.scoring import in_bfloat16
+from activebdl.targets import log_probs
 
 METHODS = posteriors.names()
 
@@ -103,3 +105,22 @@ def test_features_are_what_the_last_layer_reads(name: str) -> None:
 def test_what_has_no_features_is_told() -> None:
     with pytest.raises(UserError, match="object has no module, whose features"):
         feature_reader(object(), torch.zeros(2, 4))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_first_of_many_draws_are_those_of_a_call_for_fewer(name: str) -> None:
+    """What racing stands on: its early heats see some of the draws that the last sees."""
+    data = labelled([0, 1, 2, 1])
+    posterior = method(name).fit(network, data, generator=seeded())
+    few, many = (posterior.draw(k, generator=seeded(7)).log_probs(data.inputs) for k in (3, 9))
+    torch.testing.assert_close(few, many[:, :3], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_can_train_and_be_read_in_bfloat16(name: str) -> None:
+    data = labelled([0, 1, 2, 1])
+    fitted = replace(method(name), training=Training(steps=5, precision="bfloat16"))  # type: ignore[type-var]
+    draws = fitted.fit(network, data, generator=seeded()).draw(3, generator=seeded())
+    exact, rough = draws.log_probs(data.inputs), in_bfloat16(log_probs)(draws, data.inputs)
+    assert rough.dtype == exact.dtype == torch.float32
+    assert 0 < float((rough.exp() - exact.exp()).abs().max()) < 0.1

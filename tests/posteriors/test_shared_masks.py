@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from activebdl import MCDropout, Training, UserError
 from activebdl.data import Labelled, Normalise
 from activebdl.likelihoods import Categorical
+from activebdl.posteriors._cut_layers import take_channels
 from activebdl.posteriors._masks import CHANNEL_DROPOUT, UNIT_DROPOUT, Site
 from activebdl.posteriors._shared_masks import deal_masks, shared_masks_loss, training_graph
 from tests.posteriors.modules import MODULES, inputs
@@ -146,3 +147,69 @@ def test_a_single_mask_is_refused() -> None:
 def test_networks_that_cannot_be_cut_in_training_are_refused_before_it(name: str, says: str) -> None:
     with pytest.raises(UserError, match=f"{says}.*leave masks_per_batch out"):
         MCDropout(masks_per_batch=2).check(made(name), inputs(name, 2))
+
+
+def test_nothing_that_training_does_beside_dropout_is_lost() -> None:
+    class Noisy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.drop, self.out = nn.Dropout(0.5), nn.Linear(4, 2)
+
+        def forward(self, x: Tensor) -> Tensor:
+            if self.training:
+                x = x + torch.randn_like(x)
+            return self.out(self.drop(x))
+
+    with pytest.raises(UserError, match="something else in training.*leave masks_per_batch out"):
+        MCDropout(masks_per_batch=2).check(Noisy(), torch.randn(2, 4))
+
+
+@pytest.mark.parametrize("name", ["batchbald_cnn", "gal2017_cnn", "mlp", "alpha"])
+def test_every_weight_is_trained_from_the_first_step_in_bfloat16_too(name: str) -> None:
+    torch.manual_seed(0)
+    module = MODULES[name]()
+    x, targets = inputs(name, 6).float(), torch.arange(6) % 2
+    loss = shared_masks_loss(Labelled(x, targets, Categorical(3), Normalise()), 2, seeded())
+    with torch.autocast("cpu", torch.bfloat16):
+        value = loss(module, x, targets, 0)
+    value.backward()
+    assert value.dtype == torch.float32
+    assert all(parameter.grad is not None and bool(parameter.grad.any()) for parameter in module.parameters())
+
+
+def test_the_settings_reach_the_fit() -> None:
+    """With the same generator each gives other weights, and layers multiply what the precision says."""
+    seen: set[torch.dtype] = set()
+
+    def watched() -> nn.Module:
+        module = perceptron()
+        last = list(module.children())[-1]
+        last.register_forward_hook(lambda layer, inputs, output: seen.add(output.dtype))
+        return module
+
+    def weights(masks: int | None, precision: str) -> Tensor:
+        training = Training(3, precision=precision)  # type: ignore[arg-type]
+        fit = MCDropout(training, masks_per_batch=masks).fit(watched, blobs(8), generator=seeded(3))
+        return torch.cat([p.flatten() for p in fit.module.parameters()])
+
+    plain = weights(None, "float32")
+    assert seen == {torch.float32}
+    assert not torch.equal(weights(2, "float32"), plain)
+    assert not torch.equal(weights(None, "bfloat16"), plain)
+    assert seen == {torch.float32, torch.bfloat16}
+
+
+def test_a_precision_that_cannot_be_is_refused() -> None:
+    with pytest.raises(UserError, match="precision of training is float32 or bfloat16, not 'half'"):
+        Training(precision="half")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("channels", [16, 200])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_channels_are_taken_exactly(channels: int, layout: torch.memory_format, dtype: torch.dtype) -> None:
+    x = torch.randn(5, channels, 3, 4, generator=seeded()).to(dtype).contiguous(memory_format=layout)
+    wanted = torch.randperm(channels, generator=seeded())[:7]
+    with torch.inference_mode():
+        found = take_channels(x, wanted)
+    assert torch.equal(found, x[:, wanted]) and found.is_contiguous(memory_format=layout)
