@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from activebdl.data.dataset import ActiveDataset, Labelled
 from activebdl.data.inputs import Inputs
+from activebdl.devices import Precision
 from activebdl.errors import UserError
 from activebdl.evaluation import evaluate
 from activebdl.pool import Pool
@@ -18,7 +19,7 @@ from activebdl.posteriors import Draws, InferenceMethod, Posterior
 from activebdl.posteriors._last_layer import feature_reader
 from activebdl.progress import Advance, Progress
 from activebdl.randomness import generator
-from activebdl.scoring import Scorer, in_bfloat16
+from activebdl.scoring import Scorer, in_precision
 from activebdl.signals import signals
 from activebdl.targets import Task
 from activebdl.training import check_network
@@ -108,10 +109,10 @@ class Belief:
         """draw: K functions from the posterior."""
         return self.posterior.draw(k, generator=generator(self.learner.seed, self.round, purpose))
 
-    def scorer(self, k: int, purpose: str, advance: Advance, *, precision: str = "float32") -> Scorer:
-        """K draws, ready to look at the pool; in bfloat16 on request."""
+    def scorer(self, k: int, purpose: str, advance: Advance, *, precision: Precision = "float32") -> Scorer:
+        """K draws, ready to look at the pool."""
         scorer = self._scorer(self.draw(k, purpose), self.learner.dataset.pool, advance)
-        return replace(scorer, predict=in_bfloat16(scorer.predict)) if precision == "bfloat16" else scorer
+        return replace(scorer, predict=in_precision(precision, scorer.predict))
 
     def _scorer(self, draws: Draws, inputs: Inputs, advance: Advance, called: str = "item") -> Scorer:
         learner = self.learner

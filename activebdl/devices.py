@@ -1,9 +1,15 @@
-"""Which device the networks run on."""
+"""Which device the networks run on, and in which precision."""
+
+import contextlib
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from activebdl.errors import UserError
+
+Precision = Literal["float32", "bfloat16"]
+"""Of the numbers that layers multiply."""
 
 
 def describe(device: torch.device) -> str:
@@ -34,3 +40,20 @@ def choose_device(name: str = "auto") -> torch.device:
 def float64(x: Tensor) -> Tensor:
     """The same numbers in float64, on the CPU where the device has none."""
     return (x.cpu() if x.device.type == "mps" else x).double()
+
+
+def check_precision(precision: str, of: str) -> None:
+    """Refuses a precision that is none of ours.
+
+    Raises:
+        UserError: It says what it is the precision of.
+    """
+    if precision not in ("float32", "bfloat16"):
+        raise UserError(f"The precision of {of} is float32 or bfloat16, not {precision!r}.")
+
+
+def multiplying_in(precision: Precision, device: torch.device) -> contextlib.AbstractContextManager[object]:
+    """Layers multiply numbers of that precision within; for float32 an autocast of the user's own goes on."""
+    if precision == "bfloat16":
+        return torch.autocast(device.type, torch.bfloat16)
+    return contextlib.nullcontext()

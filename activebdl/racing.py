@@ -22,11 +22,11 @@ import math
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from activebdl.devices import Precision, check_precision
 from activebdl.errors import UserError
 from activebdl.scoring import Scorer
 
@@ -55,7 +55,7 @@ class Race:
     """
 
     heats: tuple[tuple[int, float], ...] = ((8, 0.2), (32, 0.015))
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         try:
@@ -68,8 +68,7 @@ class Race:
         falling = all(a > b > 0 for a, b in zip([1, *shares], shares, strict=False))
         if not (rising and falling):
             raise UserError(_RIGHT.format(self.heats))
-        if self.precision not in ("float32", "bfloat16"):
-            raise UserError(f"The precision of a race's heats is float32 or bfloat16, not {self.precision!r}.")
+        check_precision(self.precision, of="a race's heats")
 
     def before(self, k: int) -> tuple[tuple[int, float], ...]:
         """The heats of fewer than K draws."""

@@ -15,6 +15,7 @@ from torch import Tensor
 from activebdl.data._workers import is_worker_gone, worker_died
 from activebdl.data.dataset import Normalise
 from activebdl.data.inputs import Inputs, chunks
+from activebdl.devices import Precision, multiplying_in
 from activebdl.errors import UserError
 from activebdl.posteriors import Draws
 from activebdl.progress import Advance
@@ -29,14 +30,14 @@ _ROUNDING = 1e-3  # above 0, of a log-probability in half precision
 _LOOK = "look for NaN or huge values in that input, and at the loss of the fit"
 
 
-def in_bfloat16(predict: Predict) -> Predict:
-    """The same, by layers that multiply numbers of 8 significant bits: a percent off, and faster on some hardware."""
+def in_precision(precision: Precision, predict: Predict) -> Predict:
+    """The same, by layers that multiply such numbers; bfloat16 has 8 significant bits, so it is a percent off."""
 
-    def roughly(draws: Draws, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, torch.bfloat16):
+    def read(draws: Draws, x: Tensor) -> Tensor:
+        with multiplying_in(precision, x.device):
             return predict(draws, x)
 
-    return roughly
+    return read
 
 
 def ignore(count: int) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from activebdl.data.augment import Augmentation
 from activebdl.data.dataset import Labelled
+from activebdl.devices import Precision, check_precision, multiplying_in
 from activebdl.errors import UserError
 from activebdl.heap import keep_freed_memory
 from activebdl.randomness import global_rng_from, global_rng_kept
@@ -54,13 +55,12 @@ class Training:
     prior_precision: float = 0.0
     prior_on: tuple[str, ...] | None = None
     augmentation: Augmentation | None = None
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch_size < 1:
             raise UserError("Training needs at least one step and a batch size of at least one.")
-        if self.precision not in ("float32", "bfloat16"):
-            raise UserError(f"The precision of training is float32 or bfloat16, not {self.precision!r}.")
+        check_precision(self.precision, of="training")
         if self.learning_rate <= 0:
             raise UserError(f"The learning rate must be above 0, and is {self.learning_rate}.")
         if self.steps_per_label < 0 or self.weight_decay < 0 or self.prior_precision < 0:
@@ -158,7 +158,7 @@ def optimise(
         if training.augmentation is not None:
             x = training.augmentation(x, generator)
         x = labelled.normalise(x).contiguous(memory_format=layout)
-        with _precision(training, labelled.device):
+        with multiplying_in(training.precision, labelled.device):
             loss = objective(module, x, labelled.labels[batch], step)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -204,12 +204,6 @@ def make_optimizer(module: nn.Module, training: Training, n: int) -> torch.optim
     ]
     options: dict[str, Any] = {"momentum": 0.9} if training.optimizer == "sgd" else {}
     return kinds[training.optimizer](groups, lr=training.learning_rate, fused=True, **options)
-
-
-def _precision(training: Training, device: torch.device) -> contextlib.AbstractContextManager[object]:
-    if training.precision == "bfloat16":
-        return torch.autocast(device.type, torch.bfloat16)
-    return contextlib.nullcontext()  # an autocast of the user's own goes on
 
 
 def _scheduler(

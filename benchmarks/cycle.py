@@ -9,7 +9,7 @@
 The protocol is that of the preset `mnist-gal2017`: its network, its optimiser and its number of steps for so many
 labels, and BALD over the whole pool. Ours is measured whole, by `ActiveLearning` itself: the round that ends with so
 many labels, in which ten items are chosen and a fresh network is fitted; the evaluation on the test set is left out.
-`--set` changes the preset's settings for ours, as the command line does.
+`--set` changes the preset's settings of the posterior and of scoring, for ours.
 
 BaaL would take hours, and so it is measured on a part: some of the steps, by its `train_on_dataset`, and some of the
 pool, by its `predict_on_dataset` and its BALD in the fastest of the settings tried. Both are scaled linearly. It comes

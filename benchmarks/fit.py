@@ -38,6 +38,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from activebdl import ActiveDataset, Labelled, Training, load
 from activebdl.build import make_method
+from activebdl.data.augment import Augmentation
 from activebdl.evaluation import evaluate
 from activebdl.likelihoods import Categorical
 from activebdl.networks import make_network
@@ -57,7 +58,7 @@ class Work:
     steps: int
     batch: int
     threads: int
-    augment: bool
+    augmentation: Augmentation | None
     rate: float = 3e-3
     decay: float = 1e-2
 
@@ -75,12 +76,9 @@ def ours(
 ) -> nn.Module:
     assert data.labels is not None
     known = Labelled(data.pool[ids], data.labels[ids], Categorical(10), data.normalise)
-    preset = make_method(read_spec("mnist-1000").posterior)
-    assert isinstance(preset, MCDropout)
-    augmentation = preset.training.augmentation if work.augment else None
     training = Training(
-        work.steps, batch_size=work.batch, learning_rate=work.rate, weight_decay=work.decay, augmentation=augmentation,
-        **options,
+        work.steps, batch_size=work.batch, learning_rate=work.rate, weight_decay=work.decay,
+        augmentation=work.augmentation, **options,
     )  # fmt: skip
     network = make_network(work.network, (1, 28, 28), 10)
     rng = torch.Generator().manual_seed(seed)
@@ -170,7 +168,10 @@ def main() -> None:
     parser.add_argument("--augment", action="store_true", help="ours alone, with augmentation")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     chosen = parser.parse_args()
-    work = Work(chosen.network, chosen.labels, chosen.steps, chosen.batch, chosen.threads, chosen.augment)
+    preset = make_method(read_spec("mnist-1000").posterior)
+    assert isinstance(preset, MCDropout)
+    augmentation = preset.training.augmentation if chosen.augment else None
+    work = Work(chosen.network, chosen.labels, chosen.steps, chosen.batch, chosen.threads, augmentation)
     names = [name for name in FITS if chosen.baal or name != "BaaL"]
     if chosen.augment:
         names = [name for name in names if name.startswith("ours")]

@@ -23,11 +23,11 @@ from activebdl import Race, resolve
 from activebdl.build import make_dataset, make_fresh, make_method
 from activebdl.data import ActiveDataset, Labelled
 from activebdl.data.dataset import Inputs
-from activebdl.devices import choose_device
+from activebdl.devices import Precision, choose_device
 from activebdl.likelihoods import Categorical
 from activebdl.posteriors import Posterior
 from activebdl.racing import Heat, race
-from activebdl.scoring import Scorer, in_bfloat16
+from activebdl.scoring import Scorer, in_precision
 from activebdl.spec import RunSpec, read_spec
 from activebdl.strategies import Query
 from activebdl.targets import log_probs
@@ -49,9 +49,10 @@ class Some:
 class Table:
     """What many draws say of the whole pool: probabilities ``[draws, N, C]``, in half precision, and entropies."""
 
-    def __init__(self, posterior: Posterior, count: int, pool: Inputs, data: ActiveDataset, precision: str) -> None:
-        device = choose_device("auto")
-        predict = in_bfloat16(log_probs) if precision == "bfloat16" else log_probs
+    def __init__(
+        self, posterior: Posterior, count: int, pool: Inputs, data: ActiveDataset, precision: Precision
+    ) -> None:
+        device, predict = choose_device("auto"), in_precision(precision, log_probs)
         self.probs = torch.empty(count, len(pool), len(data.classes), dtype=torch.half)
         self.entropy = torch.empty(count, len(pool))
         rng = torch.Generator().manual_seed(1)
@@ -100,10 +101,9 @@ def seconds(posterior: Posterior, data: ActiveDataset, racing: Race, k: int, q: 
     """How many times longer a query of the full count takes; the median of some, in turns."""
     device, ids = choose_device("auto"), torch.arange(len(data.pool))
 
-    def scorer(draws: int, precision: str = "float32") -> Scorer:
-        rng = torch.Generator().manual_seed(0)
-        predict = in_bfloat16(log_probs) if precision == "bfloat16" else log_probs
-        return Scorer(posterior.draw(draws, generator=rng), data.pool, data.normalise, device, predict=predict)
+    def scorer(draws: int, precision: Precision = "float32") -> Scorer:
+        taken = posterior.draw(draws, generator=torch.Generator().manual_seed(0))
+        return Scorer(taken, data.pool, data.normalise, device, predict=in_precision(precision, log_probs))
 
     ratios: list[float] = []
     for seed in range(times):
@@ -155,7 +155,7 @@ def main() -> None:
     for labels in arguments.labels:
         posterior = fitted(spec, data, labels)
 
-        def table(precision: str, posterior: Posterior = posterior, labels: int = labels) -> Table:
+        def table(precision: Precision, posterior: Posterior = posterior, labels: int = labels) -> Table:
             kept = None if arguments.keep is None else arguments.keep / f"{labels}-{precision}.pt"
             if kept is not None and kept.exists():
                 return torch.load(kept, weights_only=False)

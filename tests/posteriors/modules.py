@@ -323,9 +323,39 @@ MODULES = {
 }
 
 
+PLAIN = ("dynamic", "attention", "scaled", "in_place_add")  # what torch.fx cannot read, or thinning would get wrong
+
+
 def inputs(name: str, n: int) -> Tensor:
     side = 20 if name == "batchbald_cnn" else 8
     return torch.randn(n, 1, side, side, generator=torch.Generator().manual_seed(1), dtype=torch.double)
+
+
+def made(name: str) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = MODULES[name]().double()
+        for child in module.modules():  # statistics that are not the neutral ones
+            if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
+                child.running_mean.normal_()  # type: ignore[union-attr]
+                child.running_var.uniform_(0.5, 2)  # type: ignore[union-attr]
+                if child.affine:
+                    nn.init.uniform_(child.weight, -2, 2)
+                    nn.init.normal_(child.bias)
+    return module.eval().requires_grad_(False)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def dropped(layer: nn.Module, x: Tensor, keep: Tensor) -> Tensor:
+    """What torch's dropout layer makes of ``x`` in training where it keeps this, by torch's documentation."""
+    keep, p = keep.to(x.dtype), float(layer.p)  # type: ignore[arg-type]
+    if not isinstance(layer, nn.AlphaDropout | nn.FeatureAlphaDropout):
+        return x * keep / (1 - p) if p < 1 else x * 0
+    a = ((1 - p) * (1 + p * 1.7580993408473766**2)) ** -0.5
+    return a * (x * keep - 1.7580993408473766 * (1 - keep)) + a * p * 1.7580993408473766
 
 
 class ConvNet(nn.Module):

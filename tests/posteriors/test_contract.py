@@ -11,7 +11,7 @@ from activebdl import Labelled, Training, UserError
 from activebdl.likelihoods import Categorical
 from activebdl.posteriors import InferenceMethod, posteriors
 from activebdl.posteriors._last_layer import feature_reader
-from activebdl.scoring import in_bfloat16
+from activebdl.scoring import in_precision
 from activebdl.targets import log_probs
 
 METHODS = posteriors.names()
@@ -121,6 +121,6 @@ def test_every_method_can_train_and_be_read_in_bfloat16(name: str) -> None:
     data = labelled([0, 1, 2, 1])
     fitted = replace(method(name), training=Training(steps=5, precision="bfloat16"))  # type: ignore[type-var]
     draws = fitted.fit(network, data, generator=seeded()).draw(3, generator=seeded())
-    exact, rough = draws.log_probs(data.inputs), in_bfloat16(log_probs)(draws, data.inputs)
+    exact, rough = draws.log_probs(data.inputs), in_precision("bfloat16", log_probs)(draws, data.inputs)
     assert rough.dtype == exact.dtype == torch.float32
     assert 0 < float((rough.exp() - exact.exp()).abs().max()) < 0.1

@@ -11,28 +11,9 @@ from activebdl import MCDropout, Training, UserError
 from activebdl.data import Labelled
 from activebdl.likelihoods import Categorical
 from activebdl.posteriors.mc_dropout import DropoutPosterior, MaskedDraws, ThinnedDraws
-from tests.posteriors.modules import MODULES, inputs
+from tests.posteriors.modules import MODULES, PLAIN, dropped, inputs, made, seeded
 
-PLAIN = ("dynamic", "attention", "scaled", "in_place_add")  # what torch.fx cannot read, or thinning would get wrong
 EVERY = pytest.mark.parametrize("name", MODULES)
-
-
-def made(name: str) -> nn.Module:
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        module = MODULES[name]().double()
-        for child in module.modules():  # statistics that are not the neutral ones
-            if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
-                child.running_mean.normal_()  # type: ignore[union-attr]
-                child.running_var.uniform_(0.5, 2)  # type: ignore[union-attr]
-                if child.affine:
-                    nn.init.uniform_(child.weight, -2, 2)
-                    nn.init.normal_(child.bias)
-    return module.eval().requires_grad_(False)
-
-
-def seeded(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def posterior(name: str, thin: bool = True) -> DropoutPosterior:
@@ -61,13 +42,9 @@ def test_masks_are_those_of_torch_in_training(name: str, monkeypatch: pytest.Mon
     sites = iter(draws.sites.values())
 
     def forward(self: nn.Module, input: Tensor) -> Tensor:
-        x = input
-        keep, site = next(masks).double(), next(sites)
+        keep, site = next(masks), next(sites)
         assert tuple(keep.shape) == site.shape
-        if not isinstance(self, nn.AlphaDropout | nn.FeatureAlphaDropout):
-            return x * keep / (1 - site.p) if site.p < 1 else x * 0
-        a = ((1 - site.p) * (1 + site.p * 1.7580993408473766**2)) ** -0.5
-        return a * (x * keep - 1.7580993408473766 * (1 - keep)) + a * site.p * 1.7580993408473766
+        return dropped(self, input, keep)
 
     for kind in (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout):
         monkeypatch.setattr(kind, "forward", forward)

@@ -14,8 +14,7 @@ from activebdl.likelihoods import Categorical
 from activebdl.posteriors._cut_layers import take_channels
 from activebdl.posteriors._masks import CHANNEL_DROPOUT, UNIT_DROPOUT, Site
 from activebdl.posteriors._shared_masks import deal_masks, shared_masks_loss, training_graph
-from tests.posteriors.modules import MODULES, inputs
-from tests.posteriors.test_mc_dropout import PLAIN, made, seeded
+from tests.posteriors.modules import MODULES, PLAIN, dropped, inputs, made, seeded
 
 CPU = torch.device("cpu")
 
@@ -66,14 +65,8 @@ def test_loss_and_gradients_are_those_of_the_whole_network_with_its_masks(
     in_order = [iter(mask.values()) for mask in masks]
 
     def forward(self: nn.Module, input: Tensor) -> Tensor:
-        parts = input.chunk(groups)
-        if isinstance(self, nn.AlphaDropout | nn.FeatureAlphaDropout):
-            shift = -1.7580993408473766
-            a = ((1 - self.p) * (1 + self.p * shift**2)) ** -0.5
-            both = zip(parts, in_order, strict=True)
-            return torch.cat([torch.where(next(of), part, shift) * a - a * self.p * shift for part, of in both])
-        scale = 1 / (1 - self.p) if self.p < 1 else 0.0  # type: ignore[operator]
-        return torch.cat([part * next(of) * scale for part, of in zip(parts, in_order, strict=True)])
+        parts = zip(input.chunk(groups), in_order, strict=True)
+        return torch.cat([dropped(self, part, next(masks)) for part, masks in parts])
 
     for kind in (*UNIT_DROPOUT, *CHANNEL_DROPOUT):
         monkeypatch.setattr(kind, "forward", forward)
