@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from activebdl.counts import label_counts
     from activebdl.data import ActiveDataset, Labelled, Normalise, dataset, load
     from activebdl.data.augment import Affine
-    from activebdl.errors import UserError
+    from activebdl.errors import UserError, Waiting
     from activebdl.loop import ActiveLearning
     from activebdl.networks import network
     from activebdl.oracles import ABSTAIN, Annotation, Request, oracle
@@ -48,7 +48,7 @@ _HOMES = {
     "activebdl.counts": ("label_counts",),
     "activebdl.data": ("ActiveDataset", "Labelled", "Normalise", "dataset", "load"),
     "activebdl.data.augment": ("Affine",),
-    "activebdl.errors": ("UserError",),
+    "activebdl.errors": ("UserError", "Waiting"),
     "activebdl.loop": ("ActiveLearning",),
     "activebdl.networks": ("network",),
     "activebdl.oracles": ("ABSTAIN", "Annotation", "Request", "oracle"),
@@ -78,9 +78,9 @@ __all__ = [
     "ABSTAIN", "IVON", "MAP", "MNF", "SWAG", "ActiveDataset", "ActiveLearning", "Affine", "AllOf", "Annotation",
     "AnyOf", "BayesByBackprop", "Candidates", "Classes", "CostLimit", "Ensemble", "LabelLimit", "Labelled", "Laplace",
     "MCDropout", "Moments", "Normalise", "Numbers", "OverallUncertainty", "Query", "Race", "Request", "Round",
-    "Selection", "StablePredictions", "StoppingRule", "Training", "UserError", "ValidationAccuracy", "WallTime",
-    "dataset", "joint_strategy", "label_counts", "load", "network", "oracle", "posterior", "resolve", "stopping_rule",
-    "strategy",
+    "Selection", "StablePredictions", "StoppingRule", "Training", "UserError", "ValidationAccuracy", "Waiting",
+    "WallTime", "dataset", "joint_strategy", "label_counts", "load", "network", "oracle", "posterior", "resolve",
+    "stopping_rule", "strategy",
 ]  # fmt: skip
 
 

@@ -3,7 +3,7 @@
 import math
 import operator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal, get_args
 
 from activebdl.errors import UserError
 
@@ -14,16 +14,23 @@ ABSTAIN: Final = None
 """The label that says: I will not label this item. It is set aside, and another is asked for in its place."""
 
 
+Role = Literal["answer", "vote", "withdrawn"]
+"""What an annotation is to the run: see `Annotation`."""
+
+
 @dataclass(frozen=True)
 class Annotation:
-    """One answer to one item.
+    """One thing that somebody said of one item.
 
     Args:
         id: The item's.
         label: From 0 to C - 1, or a number; or `ABSTAIN`.
-        annotator: Who answered.
-        cost: What the answer cost, in the user's own unit.
+        annotator: Who said it.
+        cost: What it cost, in the user's own unit.
         seconds: How long it took.
+        role: "answer", which the run goes by, the last one where there are several; "vote", one voice among several,
+            which is kept and paid for, while the run goes by the answer that the oracle gives beside it; "withdrawn",
+            when the annotator takes the last answer back, and the item waits for another. Then the label is None.
     """
 
     id: int
@@ -31,9 +38,12 @@ class Annotation:
     annotator: str = "oracle"
     cost: float = 0.0
     seconds: float = 0.0
+    role: Role = "answer"
 
     def __post_init__(self) -> None:
         """Makes plain integers and floats of what comes, for a numpy integer would be stored as bytes."""
+        if self.role not in get_args(Role):
+            raise UserError(f"An annotation's role is one of {', '.join(get_args(Role))}, not {self.role!r}.")
         try:
             object.__setattr__(self, "id", operator.index(self.id))
         except TypeError:

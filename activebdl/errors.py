@@ -12,6 +12,13 @@ class UserError(ValueError):
     """
 
 
+class Waiting(Exception):
+    """The oracle answers elsewhere and later: the run stops, and goes on when it has. The sentence says what to do.
+
+    Nothing is wrong and nothing is lost. The command line prints the sentence and exits with code 3.
+    """
+
+
 def is_ours(thing: object) -> bool:
     """Whether a function or class is the library's own, so that what it raises is our mistake."""
     return getattr(thing, "__module__", "").startswith("activebdl.")

@@ -9,19 +9,22 @@ A plain function ``f(items) -> labels`` is one, wrapped by itself (`activebdl.or
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from activebdl.annotations import ABSTAIN, Annotation
 from activebdl.data.dataset import ActiveDataset
-from activebdl.errors import UserError
+from activebdl.errors import UserError, is_ours, told
 from activebdl.oracles._contract import Oracle, Request, sort_annotations
 from activebdl.oracles.function import FunctionOracle
 from activebdl.registry import Registry
 
 __all__ = ["ABSTAIN", "Annotation", "Oracle", "Request", "make_oracle", "oracle", "oracles", "sort_annotations"]
 
-OracleMaker = Callable[[ActiveDataset], Oracle]
+OracleMaker = Callable[..., Oracle]
+"""``f(dataset, *, options ...) -> Oracle``. Where it has parameters ``seed`` and ``folder``, the run gives its own."""
 M = TypeVar("M", bound=OracleMaker)
 
 
@@ -29,18 +32,44 @@ def _adopt(name: str, found: object) -> OracleMaker:
     """A registered maker as it is; an oracle, or the class of one; or a plain function of items."""
     if found in oracles.known():
         return cast(OracleMaker, found)
-    return lambda dataset: make_oracle(found, dataset, name.rpartition(":")[2])
+    return Adopted(found, name.rpartition(":")[2])
+
+
+@dataclass(frozen=True)
+class Adopted:
+    """The maker of an oracle that was found by reference: a function of items, an object, or a class with options."""
+
+    found: object
+    name: str
+
+    def __call__(self, dataset: ActiveDataset, **options: Any) -> Oracle:
+        """Makes the oracle."""
+        found = self.found(**options) if isinstance(self.found, type) else self.found
+        return make_oracle(found, dataset, self.name)
+
+    @property
+    def __signature__(self) -> inspect.Signature:
+        """What options it takes: a class has some."""
+        return inspect.signature(self.found) if isinstance(self.found, type) else inspect.Signature()
 
 
 oracles: Registry[OracleMaker] = Registry("oracle", "activebdl.oracles", _adopt)
 
 
 def oracle(name: str) -> Callable[[M], M]:
-    """Registers a function ``f(dataset) -> Oracle``."""
+    """Registers a function ``f(dataset, *, options ...) -> Oracle``; see `OracleMaker`."""
     return oracles.decorator(name, lambda maker: maker)
 
 
-def make_oracle(given: object, dataset: ActiveDataset, name: str | None = None) -> Oracle:
+def make_oracle(
+    given: object,
+    dataset: ActiveDataset,
+    name: str | None = None,
+    *,
+    options: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    folder: Path | None = None,
+) -> Oracle:
     """The oracle that is meant.
 
     Args:
@@ -48,12 +77,15 @@ def make_oracle(given: object, dataset: ActiveDataset, name: str | None = None) 
             function cost what the data set says.
         dataset: What is to be labelled.
         name: The annotator's name for a plain function; its own when not given.
+        options: Of an oracle that is meant by name.
+        seed: The run's, for an oracle by name that has a parameter ``seed``.
+        folder: Where the run is kept, for an oracle by name that has a parameter ``folder``; None for nowhere.
 
     Raises:
-        UserError: It is none of these.
+        UserError: It is none of these, or has no such option.
     """
     if isinstance(given, str):
-        return oracles.get(given)(dataset)
+        return _make_by_name(given, dataset, dict(options or {}), {"seed": seed, "folder": folder})
     if isinstance(given, type):
         given = cast(type[Any], given)()
     if callable(getattr(given, "submit", None)) and callable(getattr(given, "poll", None)):
@@ -64,3 +96,22 @@ def make_oracle(given: object, dataset: ActiveDataset, name: str | None = None) 
         "An oracle is a name, a function of items that returns labels, or an object with submit(request) and "
         f"poll(ticket); {type(given).__name__} is none of these."
     )
+
+
+def _make_by_name(name: str, dataset: ActiveDataset, options: dict[str, Any], context: dict[str, Any]) -> Oracle:
+    maker = oracles.get(name)
+    takes = inspect.signature(maker).parameters
+    free = any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values())
+    known = [key for key in takes if key not in ("dataset", *context)]
+    for key in options:
+        if key not in takes and not free:
+            raise UserError(f"The oracle '{name}' has no option '{key}'; it has: {', '.join(known) or 'none'}.")
+    given = {key: value for key, value in context.items() if key in takes}
+    try:
+        return maker(dataset, **(given | options))
+    except UserError:
+        raise
+    except Exception as error:
+        if is_ours(maker):
+            raise
+        raise UserError(f"The oracle '{name}' cannot be made: {told(error)}.") from error
