@@ -19,7 +19,8 @@ from activebdl.posteriors import Draws, InferenceMethod, Posterior
 from activebdl.posteriors._last_layer import feature_reader
 from activebdl.progress import Advance, Progress
 from activebdl.randomness import generator
-from activebdl.scoring import Scorer, in_precision
+from activebdl.regression import Moments
+from activebdl.scoring import Scorer, ignore, in_precision, predictive
 from activebdl.signals import signals
 from activebdl.targets import Task
 from activebdl.training import check_network
@@ -114,6 +115,13 @@ class Belief:
         scorer = self._scorer(self.draw(k, purpose), self.learner.dataset.pool, advance)
         return replace(scorer, predict=in_precision(precision, scorer.predict))
 
+    def predict(self, ids: Tensor, draws: int) -> Tensor:
+        """What is predicted of items, for people: probabilities ``[n, C]``, or mean and deviation ``[n, 2]``."""
+        scorer = self.scorer(draws, "ask", ignore)
+        if self.learner.dataset.target.kind == "classes":
+            return scorer.reduce(ids, lambda log_probs: predictive(log_probs).exp())
+        return scorer.reduce(ids, _mean_and_deviation)
+
     def _scorer(self, draws: Draws, inputs: Inputs, advance: Advance, called: str = "item") -> Scorer:
         learner = self.learner
         return Scorer(
@@ -140,3 +148,8 @@ class Belief:
             "diagnostics": dict(getattr(self.posterior, "diagnostics", {})),
             "seconds": {"fit": self.fit_seconds, "evaluate": time.perf_counter() - begin},
         }
+
+
+def _mean_and_deviation(predictions: Tensor) -> Tensor:
+    moments = Moments.of(predictions)
+    return torch.stack([moments.predicted, moments.total.sqrt()], dim=1)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
@@ -15,7 +15,7 @@ from activebdl.data.augment import AUGMENTATIONS, Augmentation
 from activebdl.errors import UserError, is_ours, told
 from activebdl.loop import ActiveLearning
 from activebdl.networks import make_network, networks
-from activebdl.oracles import make_oracle
+from activebdl.oracles import make_oracle, oracles
 from activebdl.posteriors import InferenceMethod, posteriors
 from activebdl.progress import Progress, silent
 from activebdl.racing import Race, make_race
@@ -31,6 +31,7 @@ def build(
     spec: RunSpec,
     *,
     dataset: ActiveDataset | None = None,
+    folder: Path | None = None,
     progress: Progress = silent,
 ) -> ActiveLearning:
     """The cycle that a spec describes.
@@ -38,6 +39,7 @@ def build(
     Args:
         spec: What the run is.
         dataset: The data set, when it is at hand already; loaded when not given.
+        folder: Where the run is kept, for oracles that keep something there.
         progress: Shows progress bars.
 
     Raises:
@@ -47,6 +49,7 @@ def build(
     scoring, candidates, stop = make_scoring(spec), make_candidates(spec), [make_rule(named) for named in spec.stop]
     start = make_starter(spec.start)
     networks.get(spec.network.name)  # unknown names are told before any byte of data is fetched
+    _check_options(oracles.get(spec.oracle.name), spec.oracle, "oracle")
     dataset = dataset or make_dataset(spec.dataset, progress=progress is not silent)
     return ActiveLearning(
         dataset,
@@ -54,7 +57,9 @@ def build(
         counts=counts,
         posterior=posterior,
         strategy=strategy,
-        oracle=make_oracle(spec.oracle, dataset),
+        oracle=make_oracle(spec.oracle.name, dataset, options=spec.oracle.options, seed=spec.seed, folder=folder),
+        time_limit=spec.time_limit,
+        max_cost=spec.max_cost,
         start=start,
         draws=spec.draws,
         test_draws=spec.test_draws,
@@ -158,6 +163,9 @@ def resolved(spec: RunSpec) -> RunSpec:
             "start": Named.model_validate({"name": spec.start.name, **start_settings}),
             "dataset": _with_defaults(spec.dataset, datasets.get(spec.dataset.name)),
             "network": _with_defaults(spec.network, networks.get(spec.network.name)),
+            "oracle": _with_defaults(
+                spec.oracle, oracles.get(spec.oracle.name), ("seed", "folder")
+            ),  # the run has them
             "posterior": Named.model_validate({"name": spec.posterior.name, **options}),
             "scoring": spec.scoring if spec.scoring == "full" else plain(make_scoring(spec)),
             "candidates": spec.candidates if isinstance(spec.candidates, int | None) else plain(make_candidates(spec)),
@@ -260,7 +268,7 @@ def plain(settings: Any) -> dict[str, Any]:
     return found
 
 
-def _with_defaults(named: Named, maker: Callable[..., Any]) -> Named:
+def _with_defaults(named: Named, maker: Callable[..., Any], left_out: Sequence[str] = ("cache", "progress")) -> Named:
     """The options as given, paths from the root on, and the others as the function's signature has them."""
     paths = {name for name, hint in _hints(maker).items() if hint in (Path, str | Path)}
     given = {
@@ -272,6 +280,6 @@ def _with_defaults(named: Named, maker: Callable[..., Any]) -> Named:
         for name, parameter in inspect.signature(maker).parameters.items()
         if parameter.kind is parameter.KEYWORD_ONLY
         and parameter.default is not parameter.empty
-        and name not in ("cache", "progress")
+        and name not in left_out
     }
     return Named.model_validate({"name": named.name, **defaults, **given})

@@ -31,7 +31,11 @@ def words(error: Exception) -> str:
 
 def told(error: Exception) -> str:
     """What the user's own code raised when we called it: its kind and first line, and the line of that code, if any."""
-    _, *deeper = traceback.extract_tb(error.__traceback__)  # the first is of the caller
-    frames = [frame for frame in deeper if not frame.filename.startswith("<")]  # not what a dataclass generates
+    caller, *deeper = traceback.extract_tb(error.__traceback__)
+    frames = [
+        frame
+        for frame in deeper
+        if frame.filename != caller.filename and not frame.filename.startswith("<")  # not what a dataclass generates
+    ]
     own = [frame for frame in frames if frame.filename == frames[0].filename]  # not of what it called in turn
     return f"{words(error)} ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else words(error)

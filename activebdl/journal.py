@@ -2,15 +2,23 @@
 
 A request is written before the oracle sees it, every annotation before it is acknowledged, and each write is on the
 disk when its method returns. So ``kill -9`` at any moment loses no label, and a run goes on from its journal alone.
+
+Annotations are a history to which lines are added and in which none is changed. When every item of a request has an
+answer, the run takes it: all lines since the last time are stamped with that request, and the run goes by them from
+there on, however often it is resumed.
 """
 
 import contextlib
 import json
 import math
+import os
+import platform
 import sqlite3
+import threading
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
 
@@ -18,42 +26,7 @@ from filelock import FileLock, Timeout
 
 from activebdl.annotations import Annotation
 from activebdl.errors import UserError
-
-SCHEMA_VERSION = 3
-
-_SCHEMA = """
-CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-
-CREATE TABLE requests (       -- round r asks for what is labelled in round r, round -1 for what is held out for
-                              -- validation; attempt 1, 2, ... replaces abstentions
-    round INTEGER NOT NULL, attempt INTEGER NOT NULL, seconds REAL NOT NULL,
-    samples INTEGER,          -- items times draws that were looked at to choose; NULL where nobody counted
-    PRIMARY KEY (round, attempt)) WITHOUT ROWID;
-
-CREATE TABLE asked (          -- the primary key says: no item is asked for twice
-    id INTEGER PRIMARY KEY, round INTEGER NOT NULL, attempt INTEGER NOT NULL, position INTEGER NOT NULL, score REAL,
-    FOREIGN KEY (round, attempt) REFERENCES requests);
-
-CREATE TABLE rounds (
-    round INTEGER PRIMARY KEY, n_labels INTEGER NOT NULL, results TEXT NOT NULL, written_ms INTEGER NOT NULL);
-"""
-
-_ANNOTATIONS = """
-CREATE TABLE annotations (    -- the revisions of an annotator's answer to an item: a history, nothing is overwritten
-    id INTEGER NOT NULL REFERENCES asked, annotator TEXT NOT NULL, revision INTEGER NOT NULL,
-    label,                    -- an integer, or a number, or NULL by one who abstains
-    cost REAL NOT NULL, seconds REAL NOT NULL, written_ms INTEGER NOT NULL,
-    PRIMARY KEY (id, annotator, revision)) WITHOUT ROWID;
-"""
-
-_FROM_1 = f"""
-ALTER TABLE annotations RENAME TO old; -- whose labels were integers, -1 by one who abstains
-{_ANNOTATIONS}
-INSERT INTO annotations SELECT id, annotator, revision, nullif(label, -1), cost, seconds, written_ms FROM old;
-DROP TABLE old;
-"""
-
-_FROM_2 = "ALTER TABLE requests ADD COLUMN samples INTEGER;"
+from activebdl.journal_schema import SCHEMA_VERSION, upgrade
 
 
 @dataclass(frozen=True)
@@ -65,12 +38,14 @@ class Asked:
         scores: Of each; None where the strategy has none.
         seconds: What choosing them took.
         samples: How many items times draws were looked at; None where that was not counted.
+        predictions: What the model thought of each, as `activebdl.Request` has it; None where no oracle shows it.
     """
 
     ids: tuple[int, ...]
     scores: tuple[float | None, ...]
     seconds: float = 0.0
     samples: int | None = None
+    predictions: tuple[tuple[float, ...], ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -83,20 +58,24 @@ class RoundRecord:
 
 
 class Journal:
-    """A run's journal; a context manager that holds it for this process alone.
+    """A run's journal; a context manager that holds it for this process alone. Its threads may share it.
 
     Args:
         path: The SQLite file, made when it does not exist; None keeps the journal in memory.
+        beside: Whether the journal may be held by the process that runs it, to which this one adds annotations.
 
     Raises:
-        UserError: The file cannot be written, is not a journal, is of a newer version, or another process has it.
+        UserError: The file cannot be written, is damaged or no journal, is of a newer version, or another process has
+            it; the sentence says which.
     """
 
-    def __init__(self, path: Path | None = None) -> None:
+    def __init__(self, path: Path | None = None, *, beside: bool = False) -> None:
         self.path = path
-        self._lock = None if path is None else _lock(path)
+        self._lock = None if path is None or beside else _lock(path)
+        self._turn = threading.RLock()  # of the threads of this process
+        self._db = None
         try:
-            self._db = sqlite3.connect(path or ":memory:", isolation_level=None)
+            self._db = sqlite3.connect(path or ":memory:", isolation_level=None, check_same_thread=False)
             # In WAL mode a commit is durable only with FULL: then it ends with a flush to the disk.
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
@@ -104,7 +83,7 @@ class Journal:
             self._make_or_check()
         except sqlite3.Error as error:
             self.close()
-            raise UserError(f"The journal '{path}' cannot be used: {error}.") from error
+            raise UserError(f"The journal '{path}' cannot be used: {error}. It was left as it is.") from error
         except UserError:
             self.close()
             raise
@@ -117,119 +96,196 @@ class Journal:
 
     def close(self) -> None:
         """Lets go of the file."""
-        self._db.close()
-        self._release()
+        with self._turn:
+            if self._db is not None:
+                self._db.close()
+            if self._lock is not None and self._lock.is_locked:
+                _holder_file(Path(self._lock.lock_file)).unlink(missing_ok=True)
+                self._lock.release()
 
     def about(self, key: str) -> Any:
         """What was noted about the run under that key; None when nothing was."""
-        row = self._db.execute("SELECT value FROM about WHERE key = ?", (key,)).fetchone()
-        return None if row is None else json.loads(row[0])
+        rows = self._rows("SELECT value FROM about WHERE key = ?", key)
+        return json.loads(rows[0][0]) if rows else None
 
     def note(self, key: str, value: Any) -> None:
         """Notes something about the run, as JSON, in place of what was noted under that key."""
-        with self._transaction():
-            self._db.execute("INSERT OR REPLACE INTO about VALUES (?, ?)", (key, json.dumps(value)))
+        with self._transaction() as db:
+            db.execute("INSERT OR REPLACE INTO about VALUES (?, ?)", (key, json.dumps(value)))
 
     def write_request(self, round: int, attempt: int, asked: Asked) -> None:
         """Writes a request, before the oracle sees it."""
-        rows = zip(asked.ids, range(len(asked.ids)), asked.scores, strict=True)
-        with self._transaction():
-            self._db.execute("INSERT INTO requests VALUES (?, ?, ?, ?)", (round, attempt, asked.seconds, asked.samples))
-            self._db.executemany(
-                "INSERT INTO asked VALUES (?, ?, ?, ?, ?)",
-                [(id, round, attempt, position, score) for id, position, score in rows],
+        thoughts = [None] * len(asked.ids) if asked.predictions is None else [json.dumps(p) for p in asked.predictions]
+        rows = zip(asked.ids, range(len(asked.ids)), asked.scores, thoughts, strict=True)
+        with self._transaction() as db:
+            db.execute("INSERT INTO requests VALUES (?, ?, ?, ?, NULL)", (round, attempt, asked.seconds, asked.samples))
+            db.executemany(
+                "INSERT INTO asked VALUES (?, ?, ?, ?, ?, ?)",
+                [(id, round, attempt, position, score, thought) for id, position, score, thought in rows],
             )
 
     def request(self, round: int, attempt: int) -> Asked | None:
         """The request as written; None when it was not made yet."""
-        row = self._db.execute(
-            "SELECT seconds, samples FROM requests WHERE round = ? AND attempt = ?", (round, attempt)
-        ).fetchone()
-        if row is None:
+        head = self._rows("SELECT seconds, samples FROM requests WHERE round = ? AND attempt = ?", round, attempt)
+        if not head:
             return None
-        items = self._db.execute(
-            "SELECT id, score FROM asked WHERE round = ? AND attempt = ? ORDER BY position", (round, attempt)
-        ).fetchall()
-        return Asked(tuple(id for id, _ in items), tuple(score for _, score in items), *row)
+        items = self._rows(
+            "SELECT id, score, prediction FROM asked WHERE round = ? AND attempt = ? ORDER BY position", round, attempt
+        )
+        ids, scores, thoughts = zip(*items, strict=True) if items else ((), (), ())
+        known = all(thought is not None for thought in thoughts)
+        predictions = tuple(tuple(json.loads(thought)) for thought in thoughts) if known and items else None
+        seconds, samples = head[0]
+        return Asked(tuple(ids), tuple(scores), seconds, samples, predictions)
+
+    def asked(self) -> frozenset[int]:
+        """The ids of all items that were asked for."""
+        return frozenset(id for (id,) in self._rows("SELECT id FROM asked"))
 
     def write_annotations(self, annotations: Sequence[Annotation]) -> None:
-        """Writes answers, before they are acknowledged. The same answer again changes nothing."""
-        with self._transaction():
+        """Writes annotations, before they are acknowledged; what an annotator said last, said again, is no news."""
+        with self._transaction() as db:
             for a in annotations:
-                last = self._db.execute(
-                    "SELECT revision, label FROM annotations WHERE id = ? AND annotator = ? "
+                last = db.execute(
+                    "SELECT revision, role, label FROM annotations WHERE id = ? AND annotator = ? "
                     "ORDER BY revision DESC LIMIT 1",
                     (a.id, a.annotator),
                 ).fetchone()
-                if last is not None and last[1] == a.label:
+                if (a.role, a.label) == (("withdrawn", None) if last is None else last[1:]):
                     continue
                 revision = 0 if last is None else last[0] + 1
-                self._db.execute(
-                    "INSERT INTO annotations VALUES (?, ?, ?, ?, ?, ?, ?)",
-                    (a.id, a.annotator, revision, a.label, a.cost, a.seconds, _now_ms()),
+                db.execute(
+                    "INSERT INTO annotations VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL)",
+                    (a.id, a.annotator, revision, a.role, a.label, a.cost, a.seconds, _now_ms()),
                 )
 
     def annotations(self, round: int, attempt: int) -> dict[int, Annotation]:
-        """The first answer to each item of a request, by id: what the run goes by."""
-        rows = self._db.execute(
-            "SELECT id, label, annotator, cost, seconds FROM annotations JOIN asked USING (id) "
-            "WHERE round = ? AND attempt = ? ORDER BY written_ms DESC, annotator DESC, revision DESC",
-            (round, attempt),
-        )
-        return {row[0]: Annotation(*row) for row in rows}
+        """The answers to a request's items that count by now, by id; an item without one is not there."""
+        where = "JOIN asked USING (id) WHERE asked.round = ? AND asked.attempt = ?"
+        return last_answers(self._history(where, round, attempt))
+
+    def take(self, round: int, attempt: int) -> bool:
+        """Takes a request, when every item has an answer: what was said until now is what the run goes by from here on.
+
+        Returns:
+            Whether it is taken, now or before; if not, some item has no answer.
+        """
+        with self._transaction() as db:
+            if self.taken(round, attempt):
+                return True
+            asked = self._rows("SELECT id FROM asked WHERE round = ? AND attempt = ?", round, attempt)
+            if len(self.annotations(round, attempt)) < len(asked):
+                return False
+            db.execute("UPDATE annotations SET round = ?, attempt = ? WHERE round IS NULL", (round, attempt))
+            db.execute("UPDATE requests SET taken_ms = ? WHERE round = ? AND attempt = ?", (_now_ms(), round, attempt))
+            return True
+
+    def taken(self, round: int, attempt: int) -> bool:
+        """Whether the run has taken the answers to a request."""
+        where = "WHERE round = ? AND attempt = ? AND taken_ms IS NOT NULL"
+        return bool(self._rows(f"SELECT 1 FROM requests {where}", round, attempt))
+
+    def news(self, round: int, attempt: int) -> dict[int, Annotation]:
+        """The answers that the run took with a request: to its items, and later ones to items of requests before it."""
+        touched = "SELECT id FROM annotations WHERE round = ? AND attempt = ?"
+        where = f"WHERE id IN ({touched}) AND (round, attempt) <= (?, ?)"
+        return last_answers(self._history(where, round, attempt, round, attempt))
+
+    def history(self) -> list[Annotation]:
+        """All that was said, in the order in which it came."""
+        return self._history("")
+
+    def paid(self) -> float:
+        """What all annotations have cost."""
+        return math.fsum(cost for (cost,) in self._rows("SELECT cost FROM annotations"))
 
     def cost(self, round: int) -> float:
-        """What all answers to the requests up to that round have cost, those that the run does not go by too."""
-        rows = self._db.execute("SELECT cost FROM annotations JOIN asked USING (id) WHERE round <= ?", (round,))
+        """What all annotations that the run had taken by the end of that round have cost."""
+        rows = self._rows("SELECT cost FROM annotations WHERE round <= ?", round)
         return math.fsum(cost for (cost,) in rows)  # exact, in whatever order they came
 
     def samples(self, round: int) -> int | None:
         """How many items times draws were looked at to choose that round's items; None where that was not counted."""
-        return self._db.execute("SELECT sum(samples) FROM requests WHERE round = ?", (round,)).fetchone()[0]
+        return self._rows("SELECT sum(samples) FROM requests WHERE round = ?", round)[0][0]
 
     def write_round(self, round: int, n_labels: int, results: Mapping[str, Any]) -> RoundRecord:
         """Writes the results of a round."""
         record = RoundRecord(n_labels, results, _now_ms())
-        with self._transaction():
-            self._db.execute(
+        with self._transaction() as db:
+            db.execute(
                 "INSERT INTO rounds VALUES (?, ?, ?, ?)", (round, n_labels, json.dumps(results), record.written_ms)
             )
         return record
 
     def round(self, round: int) -> RoundRecord | None:
         """The results of a round; None when it has not come to them yet."""
-        row = self._db.execute("SELECT n_labels, results, written_ms FROM rounds WHERE round = ?", (round,)).fetchone()
-        return None if row is None else RoundRecord(row[0], json.loads(row[1]), row[2])
+        rows = self._rows("SELECT n_labels, results, written_ms FROM rounds WHERE round = ?", round)
+        return RoundRecord(rows[0][0], json.loads(rows[0][1]), rows[0][2]) if rows else None
+
+    def _history(self, where: str, *values: object) -> list[Annotation]:
+        rows = self._rows(
+            f"SELECT id, label, annotator, cost, annotations.seconds, role FROM annotations {where} ORDER BY number",
+            *values,
+        )
+        return [Annotation(*row) for row in rows]
 
     def _make_or_check(self) -> None:
-        version = self._db.execute("PRAGMA user_version").fetchone()[0]
+        version = self._rows("PRAGMA user_version")[0][0]
         if version > SCHEMA_VERSION:
             raise UserError(
                 f"The journal '{self.path}' was written by a newer activebdl (schema {version}, this one knows "
                 f"{SCHEMA_VERSION}); update activebdl."
             )
+        trouble = self._rows("PRAGMA quick_check(1)")[0][0]
+        if trouble != "ok":
+            raise sqlite3.DatabaseError(f"it is damaged ({' '.join(trouble.split())})")
         if version < SCHEMA_VERSION:
-            script = {0: _SCHEMA + _ANNOTATIONS, 1: _FROM_1 + _FROM_2, 2: _FROM_2}[version]
-            self._db.executescript(f"BEGIN; {script} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+            self._database.executescript(upgrade(version))
+
+    @property
+    def _database(self) -> sqlite3.Connection:
+        assert self._db is not None
+        return self._db
+
+    def _rows(self, sql: str, *values: object) -> list[Any]:
+        with self._turn, self._told("read"):
+            return self._database.execute(sql, values).fetchall()
 
     @contextlib.contextmanager
-    def _transaction(self) -> Generator[None]:
-        try:
-            self._db.execute("BEGIN IMMEDIATE")
+    def _transaction(self) -> Generator[sqlite3.Connection]:
+        with self._turn, self._told("written"):
+            db = self._database
+            db.execute("BEGIN IMMEDIATE")
             try:
-                yield
+                yield db
+                db.execute("COMMIT")
             except BaseException:
-                self._db.execute("ROLLBACK")
+                if db.in_transaction:  # SQLite has rolled back by itself where the disk is full
+                    db.execute("ROLLBACK")
                 raise
-            self._db.execute("COMMIT")
-        except sqlite3.OperationalError as error:
+
+    @contextlib.contextmanager
+    def _told(self, verb: str) -> Generator[None]:
+        try:
+            yield
+        except sqlite3.IntegrityError:
+            raise  # our own mistake
+        except sqlite3.DatabaseError as error:
             raise UserError(
-                f"The journal '{self.path}' cannot be written: {error}. What it holds is safe; mend this and resume."
+                f"The journal '{self.path}' cannot be {verb}: {error}. What it holds is safe; mend this and resume."
             ) from error
 
-    def _release(self) -> None:
-        if self._lock is not None:
-            self._lock.release()
+
+def last_answers(history: Iterable[Annotation]) -> dict[int, Annotation]:
+    """What counts of a history, oldest first: the last answer to each item by one who has not withdrawn it."""
+    standing: dict[int, dict[str, Annotation]] = {}
+    for said in history:
+        if said.role != "vote":
+            answers = standing.setdefault(said.id, {})
+            answers.pop(said.annotator, None)  # so that what is said anew comes last
+            if said.role == "answer":
+                answers[said.annotator] = said
+    return {id: list(answers.values())[-1] for id, answers in standing.items() if answers}
 
 
 def read_rounds(path: Path) -> list[RoundRecord]:
@@ -269,13 +325,27 @@ def _lock(path: Path) -> FileLock:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path.with_name(path.name + ".lock"))
         lock.acquire(timeout=0)
+        since = datetime.now().strftime("%H:%M on %d %B")
+        _holder_file(Path(lock.lock_file)).write_text(f"process {os.getpid()} on {platform.node()}, since {since},")
     except Timeout:
         raise UserError(
-            f"Another process is working on this run; it holds '{path}'. Wait for it, or stop it."
+            f"Another process is working on this run: {_holder(path)} holds '{path}'. Wait for it, or stop it."
         ) from None
     except OSError as error:
         raise UserError(f"The journal '{path}' cannot be written: {error.strerror or error}.") from error
     return lock
+
+
+def _holder_file(lock: Path) -> Path:
+    """Who has the lock, for people; the lock itself says whether somebody does."""
+    return lock.with_suffix(".holder")
+
+
+def _holder(path: Path) -> str:
+    try:
+        return _holder_file(path.with_name(path.name + ".lock")).read_text() or "it"
+    except OSError:
+        return "it"
 
 
 def _now_ms() -> int:

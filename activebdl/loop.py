@@ -20,6 +20,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from activebdl.asking import VALIDATION, Asking
 from activebdl.belief import Belief, Learner
 from activebdl.candidates import Candidates
 from activebdl.counts import check_counts
@@ -27,13 +28,13 @@ from activebdl.data.dataset import ActiveDataset
 from activebdl.devices import choose_device
 from activebdl.errors import UserError
 from activebdl.journal import Asked, Journal, RoundRecord
-from activebdl.oracles import Annotation, Request, make_oracle, sort_annotations
+from activebdl.oracles import Annotation, make_oracle
 from activebdl.oracles.function import FunctionOracle
 from activebdl.pool import Pool
 from activebdl.posteriors import InferenceMethod
 from activebdl.posteriors._last_layer import check_features
 from activebdl.posteriors.mc_dropout import MCDropout
-from activebdl.progress import Progress, silent
+from activebdl.progress import Progress, silent, together
 from activebdl.racing import Heat, Race, make_race
 from activebdl.randomness import generator
 from activebdl.rounds import Round
@@ -41,15 +42,12 @@ from activebdl.scoring import checked_scores
 from activebdl.signals import draw_stop_set
 from activebdl.stopping import StoppingRule, make_stop, why
 from activebdl.stopping._trial import check_stop
-from activebdl.strategies import Query, ScoreFunction, Selection, Strategy, resolve
+from activebdl.strategies import Query, ScoreFunction, Strategy, resolve
 from activebdl.strategies._start import make_start
 from activebdl.strategies._trial import check_strategy
 
-VALIDATION = -1  # the round before the first, in which validation items are asked for
-
 # What an older journal does not name, and what it was.
 _ONCE: dict[str, object] = {"scoring": "full", "candidates": None, "stop": None, "validation": 0, "stop_set": None}
-_LONGEST_PAUSE = 2.0  # seconds between two looks at an oracle that is still answering
 
 
 class ActiveLearning:
@@ -63,6 +61,10 @@ class ActiveLearning:
         posterior: The inference method.
         strategy: A name such as "bald" or "power_bald", a score function of log_probs or moments, or a `Strategy`.
         oracle: A name, a function of items that returns labels, or an object with submit and poll.
+        time_limit: Seconds that the oracle may go without a new answer before the run stops, to be resumed; None for
+            ever.
+        max_cost: What all annotations together may cost; None for whatever they cost. No item is asked for that could
+            cost more than is left, and the run ends when none can be paid.
         start: How the first items are chosen: "balanced", or a strategy that needs no model, or the name of one, such
             as "random".
         draws: K, draws of the posterior that the strategy sees.
@@ -94,6 +96,8 @@ class ActiveLearning:
         posterior: InferenceMethod | None = None,
         strategy: str | Strategy | ScoreFunction = "bald",
         oracle: object = "dataset",
+        time_limit: float | None = None,
+        max_cost: float | None = None,
         start: str | Strategy = "random",
         draws: int = 20,
         test_draws: int = 50,
@@ -111,19 +115,22 @@ class ActiveLearning:
         self.dataset = dataset
         self.counts = tuple(int(count) for count in counts)
         self.device = choose_device(str(device))
+        self.journal = None if journal is None else Path(journal)
+        folder = None if self.journal is None else self.journal.parent
+        self.oracle = make_oracle(oracle, dataset, seed=seed, folder=folder)
+        watches = getattr(self.oracle, "progress", None)
+        self.progress = progress if watches is None else together(progress, watches)
         method: InferenceMethod = MCDropout() if posterior is None else posterior
-        self.learner = Learner(dataset, network, method, seed, self.device, chunk, progress)
+        self.learner = Learner(dataset, network, method, seed, self.device, chunk, self.progress)
         self.strategy = resolve(strategy)
-        self.oracle = make_oracle(oracle, dataset)
         self.starter = make_start(start, dataset)
         self.draws, self.test_draws, self.seed = draws, test_draws, seed
         self.race = make_race(scoring)
         self.candidates = candidates if isinstance(candidates, Candidates) else Candidates(random=candidates)
         self.stop = make_stop(stop)
         self.validation, self.stop_set = validation, stop_set
-        self.journal = None if journal is None else Path(journal)
-        self.progress = progress
         self._check()
+        self.asking = Asking(dataset, self.oracle, self.counts[-1], time_limit, max_cost)
 
     def __iter__(self) -> Iterator[Round]:
         """Runs the cycle, or what is left of it, and keeps it in the journal's file."""
@@ -137,35 +144,54 @@ class ActiveLearning:
         belief = Belief(self.learner, VALIDATION, pool)
         rounds: list[Round] = []
         seconds = {"select": 0.0, "ask": 0.0}
-        self._collect(journal, belief, VALIDATION, self.validation, seconds)  # its time is the first round's
-        for round, n_labels in enumerate(self.counts):
-            new = self._collect(journal, belief, round, n_labels, seconds)
-            belief = Belief(self.learner, round, pool)
-            rounds.append(self._record(journal, rounds, belief, new, seconds))
-            yield rounds[-1]
-            if rounds[-1].stopped is not None:
-                break
-            seconds = dict.fromkeys(seconds, 0.0)
+        try:
+            self._collect(journal, belief, VALIDATION, self.validation, seconds)  # its time is the first round's
+            for round, n_labels in enumerate(self.counts):
+                new = self._collect(journal, belief, round, n_labels, seconds)
+                if not new:  # the last of the budget in cost went for abstentions
+                    journal.note("ended", self.asking.why_no_more(journal, pool))
+                    break
+                belief = Belief(self.learner, round, pool)
+                rounds.append(self._record(journal, rounds, belief, new, seconds))
+                self.asking.tell(rounds[-1])
+                yield rounds[-1]
+                if rounds[-1].stopped is not None:
+                    break
+                seconds = dict.fromkeys(seconds, 0.0)
+        finally:
+            self.asking.close()
 
     def _collect(
         self, journal: Journal, belief: Belief, round: int, n_labels: int, seconds: dict[str, float]
     ) -> list[tuple[Annotation, float | None]]:
         """Select -> ask, until there are so many labels: the new ones and their scores. Adds up the seconds it took."""
         new: list[tuple[Annotation, float | None]] = []
-        for attempt in itertools.count():  # a second one only where the oracle abstained
+        for attempt in itertools.count():  # a second one only where the oracle abstained, or took a label back
             missing = n_labels - belief.pool.n_labels
-            if missing == 0:
+            if missing <= 0:
                 break
             asked = journal.request(round, attempt) or self._select(journal, belief, round, attempt, missing)
-            answers = self._ask(journal, belief.pool, round, attempt, asked)
+            if asked is None:
+                break
+            answers = self.asking.ask(journal, belief.pool, round, attempt, asked)
             new += [(answers[id], score) for id, score in zip(asked.ids, asked.scores, strict=True)]
             seconds["select"] += asked.seconds
             seconds["ask"] += sum(answer.seconds for answer in answers.values())
+        if belief.pool.n_labels < n_labels and (round == VALIDATION or len(belief.pool.labelled) == 0):
+            raise UserError(f"There is no label to train on: {self.asking.why_no_more(journal, belief.pool)}.")
         return [(annotation, score) for annotation, score in new if annotation.label is not None]
 
-    def _select(self, journal: Journal, belief: Belief, round: int, attempt: int, quantity: int) -> Asked:
-        """Draw -> score -> select, and the request is in the journal before anyone is asked."""
+    def _select(self, journal: Journal, belief: Belief, round: int, attempt: int, quantity: int) -> Asked | None:
+        """Draw -> score -> select, and the request is in the journal before anyone is asked; None when nothing is left.
+
+        Only a budget in cost may leave nothing.
+        """
         pool = belief.pool
+        affordable = self.asking.affordable(journal, pool)
+        if self.asking.max_cost is not None and len(affordable) < quantity:
+            if len(affordable) == 0:
+                return None
+            quantity = len(affordable)
         if quantity > len(pool.unlabelled):
             raise UserError(
                 f"The pool is used up: the oracle would not label {len(pool.set_aside)} items, and only "
@@ -176,7 +202,7 @@ class ActiveLearning:
         data = self.dataset
         rng = generator(self.seed, round, "candidates" + again)
         query = Query(
-            pool.unlabelled, pool.labelled, quantity, rng, None,
+            affordable, pool.labelled, quantity, rng, None,
             data.pool, data.normalise, data.costs, data.target_inputs, pool.unlabelled,
         )  # fmt: skip
         if strategy.needs_model:  # fit, where the last round's results were in the journal already
@@ -193,7 +219,18 @@ class ActiveLearning:
             )
             rng = generator(self.seed, max(round, 0), ("validation" if round == VALIDATION else "select") + again)
             selection = strategy.select(replace(query, generator=rng, scorer=scorer, heats=racing))
-        asked = Asked(tuple(selection.ids.tolist()), _scores(selection), time.perf_counter() - begin, selection.samples)
+        kept = self.asking.as_far_as_it_goes(journal, selection.ids)
+        ids, scores = selection.ids[kept], None if selection.scores is None else selection.scores[kept].tolist()
+        predictions = None
+        if getattr(self.oracle, "shows_predictions", False) and belief.round >= 0:
+            predictions = tuple(tuple(row) for row in belief.predict(ids, self.test_draws).tolist())
+        asked = Asked(
+            tuple(ids.tolist()),
+            (None,) * len(ids) if scores is None else tuple(scores),
+            time.perf_counter() - begin,
+            selection.samples,
+            predictions,
+        )
         journal.write_request(round, attempt, asked)
         return asked
 
@@ -205,29 +242,6 @@ class ActiveLearning:
         with self.progress("prefilter", len(query.unlabelled)) as advance:
             scorer = belief.scorer(self.candidates.draws, "candidates", advance)
             return replace(query, unlabelled=self.candidates.best(replace(query, scorer=scorer)))
-
-    def _ask(self, journal: Journal, pool: Pool, round: int, attempt: int, asked: Asked) -> dict[int, Annotation]:
-        """ask: every answer is in the journal before the pool learns it."""
-        answers = journal.annotations(round, attempt)
-        missing = tuple(id for id in asked.ids if id not in answers)
-        if missing:
-            items = self.dataset.pool[torch.tensor(missing)]
-            name = "validation" if round == VALIDATION else f"round-{round}"
-            request = Request(f"{name}-attempt-{attempt}", missing, items, self.dataset.target)
-            ticket = self.oracle.submit(request)
-            pause = 0.0
-            while len(answers) < len(asked.ids):
-                time.sleep(pause)
-                pause = min(2 * pause + 0.01, _LONGEST_PAUSE)
-                good, mistake = sort_annotations(self.oracle.poll(ticket), asked.ids, self.dataset.target)
-                journal.write_annotations(good)
-                if mistake:
-                    raise UserError(f"{mistake} {len(good)} good answers of this batch are kept; mend it and go on.")
-                answers = journal.annotations(round, attempt)
-        pool.ask(asked.ids)
-        for id in asked.ids:
-            pool.answer(id, answers[id].label, hold_out=round == VALIDATION)
-        return answers
 
     def _record(
         self,
@@ -249,6 +263,8 @@ class ActiveLearning:
             if self.stop is not None:
                 now = Round.of(belief.round, new, RoundRecord(belief.n_labels, results, 0))
                 results["stopped"] = why(self.stop, [*rounds, now])
+            if results.get("stopped") is None:
+                results["stopped"] = self.asking.why_no_more(journal, belief.pool)
             record = journal.write_round(belief.round, belief.n_labels, results)
         elif "cost" not in record.results:  # an older journal
             record = replace(record, results={**record.results, "cost": journal.cost(belief.round)})
@@ -322,9 +338,3 @@ class ActiveLearning:
                     f"The journal is of another run: its {key} is {was}, not {value}. "
                     "Give this run a journal of its own."
                 )
-
-
-def _scores(selection: Selection) -> tuple[float | None, ...]:
-    if selection.scores is None:
-        return (None,) * len(selection.ids)
-    return tuple(float(score) for score in selection.scores)

@@ -1,7 +1,8 @@
 """Which items are labelled, held out for validation, pending, set aside, and unlabelled.
 
 An item is always in exactly one of the five states. It moves unlabelled -> pending when it is asked for, and
-pending -> labelled or validation, or pending -> set aside when the oracle abstains. It is never asked for twice.
+pending -> labelled or validation, or pending -> set aside when the oracle abstains, or takes a label back later. It is
+never asked for twice.
 """
 
 from collections.abc import Iterable
@@ -104,6 +105,22 @@ class Pool:
             self._state[id] = _SET_ASIDE
         else:
             self._state[id] = _VALIDATION if hold_out else _LABELLED
+            self._label[id] = label
+
+    def correct(self, id: int, label: Label) -> None:
+        """Gives an item that has a label another one; None sets it aside.
+
+        An item that was set aside stays so, for another was asked for in its place.
+
+        Raises:
+            UserError: The label is none that the target has.
+        """
+        if int(self._state[id]) not in (_LABELLED, _VALIDATION):
+            return
+        label = self.target.label(label)
+        if label is None:
+            self._state[id] = _SET_ASIDE
+        else:
             self._label[id] = label
 
     def _ids(self, state: int) -> Tensor:

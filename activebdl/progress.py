@@ -23,6 +23,18 @@ def silent(phase: str, total: int) -> Generator[Advance]:
     yield lambda count: None
 
 
+def together(*listeners: Progress) -> Progress:
+    """Tells several of the same."""
+
+    @contextlib.contextmanager
+    def tell(phase: str, total: int) -> Generator[Advance]:
+        with contextlib.ExitStack() as stack:
+            advances = [stack.enter_context(listener(phase, total)) for listener in listeners]
+            yield lambda count: [advance(count) for advance in advances]
+
+    return tell
+
+
 @contextlib.contextmanager
 def bars(phase: str, total: int) -> Generator[Advance]:
     """A tqdm bar, gone when the phase is done; nothing in a log file, where the lines of the rounds say enough."""

@@ -63,15 +63,16 @@ class RunInfo:
     name: str
     spec: RunSpec
     rounds: list[RoundRecord]
+    ended: str | None = None
 
     @property
     def stopped(self) -> str | None:
-        """Why a stopping rule ended it; None where none did."""
-        return self.rounds[-1].results.get("stopped") if self.rounds else None
+        """Why it ended before its budget of labels; None where it did not."""
+        return self.ended or (self.rounds[-1].results.get("stopped") if self.rounds else None)
 
     @property
     def finished(self) -> bool:
-        """Whether all rounds are done, or a stopping rule ended it before."""
+        """Whether all rounds are done, or something ended it before."""
         return self.stopped is not None or len(self.rounds) == len(self.spec.label_counts())
 
 
@@ -86,7 +87,8 @@ def list_runs(runs: Path, broken: Callable[[str, UserError], object] | None = No
         name = str(journal.parent.relative_to(runs))
         try:
             spec = begun(journal.parent)
-            info = None if spec is None else RunInfo(name, spec, read_rounds(journal))
+            ended = read_about(journal).get("ended")
+            info = None if spec is None else RunInfo(name, spec, read_rounds(journal), ended)
         except UserError as error:
             if broken is None:
                 raise

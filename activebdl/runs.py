@@ -72,7 +72,7 @@ def start(
         UserError: Anything that cannot work, before the folder is made and anything is trained.
     """
     spec = resolved(spec)
-    cycle = build(spec, dataset=dataset, progress=bars)
+    cycle = build(spec, dataset=dataset, folder=folder, progress=bars)
     with Journal(folder / JOURNAL) as journal:
         journal.note("uid", uuid.uuid4().hex)
         journal.note("spec", spec.model_dump(mode="json"))  # last: with it the run has begun
@@ -88,7 +88,7 @@ def resume(folder: Path, *, tracking: Tracking = NO_TRACKING, dataset: ActiveDat
     """
     spec = spec_of(folder)
     with Journal(folder / JOURNAL) as journal:
-        return _go(build(spec, dataset=dataset, progress=bars), spec, folder, journal, tracking)
+        return _go(build(spec, dataset=dataset, folder=folder, progress=bars), spec, folder, journal, tracking)
 
 
 def _go(cycle: ActiveLearning, spec: RunSpec, folder: Path, journal: Journal, tracking: Tracking) -> Curve:
@@ -96,7 +96,8 @@ def _go(cycle: ActiveLearning, spec: RunSpec, folder: Path, journal: Journal, tr
     done = _done(journal)
     last = journal.round(done - 1)
     say(f"{folder.name}: {_what(cycle)}")
-    if done == len(cycle.counts) or (last is not None and last.results.get("stopped") is not None):
+    stopped = last is not None and last.results.get("stopped") is not None
+    if done == len(cycle.counts) or stopped or journal.about("ended") is not None:
         say("  finished before; this is what it brought")
     elif done:
         say(f"  goes on after {done} of {len(cycle.counts)} rounds")
@@ -109,13 +110,14 @@ def _go(cycle: ActiveLearning, spec: RunSpec, folder: Path, journal: Journal, tr
             track(cycle.dataset, round)
             if len(rounds) > done:
                 advance(1)
-    if rounds[-1].stopped is not None:
-        say(f"  stopped: {rounds[-1].stopped}")
-    return curve_of(spec, rounds)
+    ended = rounds[-1].stopped or journal.about("ended")
+    if ended is not None:
+        say(f"  stopped: {ended}")
+    return curve_of(spec, rounds, stopped=ended is not None)
 
 
-def curve_of(spec: RunSpec, rounds: list[Round]) -> Curve:
-    """The learning curve of a run's rounds."""
+def curve_of(spec: RunSpec, rounds: list[Round], *, stopped: bool) -> Curve:
+    """The learning curve of a run's rounds, and whether it ended before its budget."""
     names = rounds[0].metrics
     return Curve(
         strategy=make_strategy(spec.strategy).label,
@@ -124,7 +126,7 @@ def curve_of(spec: RunSpec, rounds: list[Round]) -> Curve:
         counts=tuple(round.n_labels for round in rounds),
         metrics={name: tuple(round.metrics[name] for round in rounds) for name in names},
         seconds=sum(sum(round.seconds.values()) for round in rounds),
-        stopped=rounds[-1].stopped is not None,
+        stopped=stopped,
     )
 
 

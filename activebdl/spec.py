@@ -67,7 +67,9 @@ class RunSpec(BaseModel):
     network: Named = Named(name="batchbald_cnn")
     posterior: Named = Named(name="mc_dropout")
     strategy: Named = Named(name="power_bald")
-    oracle: str = "dataset"
+    oracle: Named = Named(name="dataset")
+    time_limit: float | None = Field(None, gt=0, description="seconds the oracle may go without a new answer")
+    max_cost: float | None = Field(None, gt=0, description="what all annotations together may cost")
     start: Named = Field(Named(name="random"), description="the first items: balanced, or a strategy without a model")
     initial: int = Field(20, description="labels before the first fit")
     budget: int = Field(1000, description="labels at the end")
@@ -192,8 +194,8 @@ def _is_yaml(name: str) -> bool:
 
 def _experiment(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> str:
     """The experiment's name, another one when changes make it another data set or protocol."""
-    same = {"strategy", "posterior", "seed", "device", "chunk", "oracle", "compare"}
-    within = ("strategy.", "compare.")
+    same = {"strategy", "posterior", "seed", "device", "chunk", "oracle", "time_limit", "compare"}
+    within = ("strategy.", "compare.", "oracle.")
     if all(key in same or key.startswith(within) for key in changes):
         return tree["experiment"]
     dataset = changes.get("dataset")

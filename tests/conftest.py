@@ -80,4 +80,4 @@ class SlowOracle:
 
 @pytest.fixture
 def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("activebdl.loop._LONGEST_PAUSE", 0.0)
+    monkeypatch.setattr("activebdl.asking._LONGEST_PAUSE", 0.0)

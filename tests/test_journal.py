@@ -1,11 +1,16 @@
+import contextlib
+import os
 import sqlite3
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from activebdl import ABSTAIN, Annotation, UserError
+from activebdl.annotations import Label
 from activebdl.journal import Asked, Journal, read_about, read_rounds
 
 
@@ -43,40 +48,54 @@ def test_numbers_come_back_to_the_last_bit_and_abstentions_as_such(path: Path) -
         assert _count(path, "annotations") == 6
 
 
-def test_a_journal_of_the_second_version_is_read(path: Path) -> None:
-    """There nobody had counted samples."""
-    with Journal(path) as journal:
-        journal.write_request(0, 0, Asked((5, 9), (0.5, None), 2.0, 700))
-        journal.write_request(0, 1, Asked((7,), (0.1,), 1.0, 80))
-        assert journal.samples(0) == 780
-    with sqlite3.connect(path) as db:
-        db.execute("ALTER TABLE requests DROP COLUMN samples")
-        db.execute("PRAGMA user_version = 2")
-    for _ in range(2):
-        with Journal(path) as journal:
-            assert journal.request(0, 0) == Asked((5, 9), (0.5, None), 2.0, None)
-            assert journal.samples(0) is None and journal.samples(1) is None
+REQUESTS = "CREATE TABLE requests (round INTEGER NOT NULL, attempt INTEGER NOT NULL, seconds REAL NOT NULL, {}"
+KEY = "PRIMARY KEY (round, attempt)) WITHOUT ROWID;"
+OLD = """
+CREATE TABLE about (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE asked (id INTEGER PRIMARY KEY, round INTEGER NOT NULL, attempt INTEGER NOT NULL,
+    position INTEGER NOT NULL, score REAL, FOREIGN KEY (round, attempt) REFERENCES requests);
+CREATE TABLE annotations (id INTEGER NOT NULL REFERENCES asked, annotator TEXT NOT NULL, revision INTEGER NOT NULL,
+    label {}, cost REAL NOT NULL, seconds REAL NOT NULL, written_ms INTEGER NOT NULL,
+    PRIMARY KEY (id, annotator, revision)) WITHOUT ROWID;
+CREATE TABLE rounds (
+    round INTEGER PRIMARY KEY, n_labels INTEGER NOT NULL, results TEXT NOT NULL, written_ms INTEGER NOT NULL);
+"""
 
 
-def test_a_journal_of_the_first_version_is_read(path: Path) -> None:
-    """There the label was an integer that could not be missing, and -1 abstained."""
-    with Journal(path) as journal:
-        journal.write_request(0, 0, Asked((5, 9), (0.5, None)))
-    with sqlite3.connect(path) as db:
-        db.execute("DROP TABLE annotations")
-        db.execute(
-            "CREATE TABLE annotations (id INTEGER NOT NULL REFERENCES asked, annotator TEXT NOT NULL, revision INTEGER "
-            "NOT NULL, label INTEGER NOT NULL, cost REAL NOT NULL, seconds REAL NOT NULL, written_ms INTEGER NOT NULL, "
-            "PRIMARY KEY (id, annotator, revision)) WITHOUT ROWID"
+@pytest.mark.parametrize("version", [1, 2, 3])
+def test_a_journal_of_an_earlier_version_is_read(path: Path, version: int) -> None:
+    """A run went by the first answer; until the third version nobody counted samples; in the first -1 abstained."""
+    path.parent.mkdir()
+    counted = version == 3
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        tables = REQUESTS.format("samples INTEGER, " if counted else "") + KEY + OLD
+        db.executescript(tables.format("INTEGER NOT NULL" if version == 1 else ""))
+        more = (700,) if counted else ()
+        db.executemany(
+            f"INSERT INTO requests VALUES (?, ?, ?{', ?' * len(more)})", [(0, 0, 2.0, *more), (0, 1, 1.0, *more)]
         )
-        db.executemany("INSERT INTO annotations VALUES (?, ?, 0, ?, 2.5, 3.0, 7)", [(5, "ann", 1), (9, "ann", -1)])
-        db.execute("ALTER TABLE requests DROP COLUMN samples")
-        db.execute("PRAGMA user_version = 1")
+        db.executemany("INSERT INTO asked VALUES (?, 0, ?, ?, ?)", [(5, 0, 0, 0.5), (9, 0, 1, None), (7, 1, 0, 0.1)])
+        abstained = -1 if version == 1 else None
+        said = [(5, "bob", 0, 2, 1.0, 3.0, 8), (5, "ann", 0, 1, 2.5, 3.0, 7), (9, "ann", 0, abstained, 2.5, 3.0, 9)]
+        db.executemany("INSERT INTO annotations VALUES (?, ?, ?, ?, ?, ?, ?)", said)
+        db.execute("INSERT INTO rounds VALUES (0, 1, '{}', 3)")
+        db.execute(f"PRAGMA user_version = {version}")
+        db.commit()
     for _ in range(2):
         with Journal(path) as journal:
+            samples = 700 if counted else None
+            assert journal.request(0, 0) == Asked((5, 9), (0.5, None), 2.0, samples)
+            assert journal.request(0, 1) == Asked((7,), (0.1,), 1.0, samples)
             expected = {5: Annotation(5, 1, "ann", 2.5, 3.0), 9: Annotation(9, None, "ann", 2.5, 3.0)}
-            assert journal.annotations(0, 0) == expected
-            assert journal.request(0, 0) == Asked((5, 9), (0.5, None))
+            assert journal.annotations(0, 0) == journal.news(0, 0) == expected
+            assert journal.taken(0, 0) and not journal.taken(0, 1)
+            assert journal.paid() == journal.cost(0) == 6.0
+            assert [a.role for a in journal.history()] == ["answer", "vote", "answer"]
+            assert journal.round(0) is not None
+    with Journal(path) as journal:
+        assert not journal.take(0, 1)
+        journal.write_annotations([Annotation(7, 0, "ann", 1.0)])
+        assert journal.take(0, 1) and journal.news(0, 1) == {7: Annotation(7, 0, "ann", 1.0)}
 
 
 def test_the_same_annotation_again_changes_nothing(path: Path) -> None:
@@ -87,14 +106,88 @@ def test_the_same_annotation_again_changes_nothing(path: Path) -> None:
         assert _count(path, "annotations") == 1
 
 
-def test_another_answer_is_kept_but_the_run_goes_by_the_first(path: Path) -> None:
+def test_the_last_answer_counts_that_is_not_withdrawn_and_votes_do_not(path: Path) -> None:
+    with Journal(path) as journal:
+        journal.write_request(0, 0, Asked((5, 6), (None, None)))
+
+        def after(*said: Annotation) -> dict[int, Label]:
+            journal.write_annotations(said)
+            return {id: answer.label for id, answer in journal.annotations(0, 0).items()}
+
+        assert after(Annotation(5, 1, "ann")) == {5: 1}
+        assert after(Annotation(5, 2, "ann")) == {5: 2}
+        assert after(Annotation(5, 0, "bob"), Annotation(6, 1, "bob", role="vote")) == {5: 0}
+        assert after(Annotation(5, None, "bob", role="withdrawn")) == {5: 2}
+        assert after(Annotation(5, None, "ann", role="withdrawn")) == {}
+        assert after(Annotation(5, None, "ann", role="withdrawn"), Annotation(6, None, "eve", role="withdrawn")) == {}
+        assert after(Annotation(5, None, "ann")) == {5: None}
+        assert after(Annotation(5, 0, "bob")) == {5: 0}
+        assert [a.annotator for a in journal.history()] == ["ann", "ann", "bob", "bob", "bob", "ann", "ann", "bob"]
+
+
+def test_what_is_said_after_a_request_was_taken_counts_with_the_next(path: Path) -> None:
+    """However often it is asked what the run went by."""
+    with Journal(path) as journal:
+        journal.write_request(0, 0, Asked((5, 6), (None, None)))
+        journal.write_annotations([Annotation(5, 1, cost=1.0)])
+        assert not journal.take(0, 0)
+        journal.write_annotations([Annotation(6, 1, cost=1.0), Annotation(6, 0, cost=0.5)])
+        assert journal.take(0, 0)
+        journal.write_annotations([Annotation(5, 2, "bob", cost=4.0), Annotation(6, None, role="withdrawn")])
+        journal.write_request(1, 0, Asked((7,), (None,)))
+        journal.write_annotations([Annotation(7, 2, cost=1.0)])
+        assert journal.cost(1) == 2.5 and journal.paid() == 7.5
+        assert journal.take(1, 0)
+    with Journal(path) as journal:
+        assert journal.take(0, 0) and journal.take(1, 0)
+        assert {id: a.label for id, a in journal.news(0, 0).items()} == {5: 1, 6: 0}
+        assert {id: a.label for id, a in journal.news(1, 0).items()} == {5: 2, 7: 2}  # 6 has no other answer
+        assert (journal.cost(0), journal.cost(1)) == (2.5, 7.5)
+
+
+def test_threads_share_a_journal_and_lose_nothing(path: Path) -> None:
+    ids = tuple(range(64))
+    with Journal(path) as journal:
+        journal.write_request(0, 0, Asked(ids, (None,) * 64))
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(lambda id: journal.write_annotations([Annotation(id, id % 3, f"a{id % 8}")]), ids))
+        assert {id: a.label for id, a in journal.annotations(0, 0).items()} == {id: id % 3 for id in ids}
+
+
+def test_another_process_adds_annotations_to_a_journal_that_is_held(path: Path) -> None:
     with Journal(path) as journal:
         journal.write_request(0, 0, Asked((5,), (None,)))
-        journal.write_annotations([Annotation(5, 1, "ann")])
-        journal.write_annotations([Annotation(5, 2, "ann")])
-        journal.write_annotations([Annotation(5, 0, "bob")])
-        assert journal.annotations(0, 0)[5].label == 1
-        assert _count(path, "annotations") == 3
+        with Journal(path, beside=True) as other:
+            other.write_annotations([Annotation(5, 1, "ann")])
+        assert journal.annotations(0, 0) == {5: Annotation(5, 1, "ann")}
+
+
+def test_a_full_disk_is_told_and_what_was_there_stays(path: Path) -> None:
+    ids = tuple(range(2000))
+    with Journal(path) as journal:
+        journal.write_request(0, 0, Asked(ids, (None,) * 2000))
+        journal.write_annotations([Annotation(0, 1)])
+        pages = journal._rows("PRAGMA page_count")[0][0]
+        journal._rows(f"PRAGMA max_page_count = {pages + 2}")
+        with pytest.raises(UserError, match="cannot be written: database or disk is full. What it holds is safe"):
+            journal.write_annotations([Annotation(id, 2, "ann") for id in ids])
+        assert journal.history() == [Annotation(0, 1)]
+        journal._rows(f"PRAGMA max_page_count = {2 * pages + 1000}")
+        journal.write_annotations([Annotation(1, 2)])
+    with Journal(path) as journal:
+        assert journal.history() == [Annotation(0, 1), Annotation(1, 2)]
+
+
+def test_a_damaged_journal_is_told_and_left_as_it_is(path: Path) -> None:
+    with Journal(path) as journal:
+        journal.write_request(0, 0, Asked(tuple(range(3000)), (None,) * 3000))
+    with path.open("r+b") as file:
+        file.seek(5 * 4096 + 100)
+        file.write(bytes(range(256)) * 40)
+    before = path.read_bytes()
+    with pytest.raises(UserError, match="cannot be used: .*(damaged|malformed).* left as it is"):
+        Journal(path)
+    assert path.read_bytes() == before
 
 
 def test_an_item_cannot_be_asked_for_twice(path: Path) -> None:
@@ -127,7 +220,10 @@ def test_a_second_writer_is_refused_and_a_reader_is_not(path: Path) -> None:
     with Journal(path) as journal:
         journal.note("spec", 1)
         journal.write_round(0, 20, {})
-        with pytest.raises(UserError, match="Another process is working on this run"):
+        since = datetime.now().strftime("%d %B")
+        with pytest.raises(
+            UserError, match=f"working on this run: process {os.getpid()} on .*, since .* {since}, holds"
+        ):
             Journal(path)
         assert read_about(path) == {"spec": 1}
         assert [record.n_labels for record in read_rounds(path)] == [20]

@@ -219,7 +219,7 @@ class Charging(SlowOracle):
 
     def poll(self, ticket: str) -> list[Annotation]:
         if len(self.given) >= self.patience:
-            raise ConnectionError
+            raise ConnectionError("gone")
         answers = super().poll(ticket)
         self.given |= {answer.id: 0.1 + answer.id / 7 for answer in answers}
         return [replace(answer, annotator="ann", cost=self.given[answer.id], seconds=0.5) for answer in answers]
@@ -238,7 +238,7 @@ def test_abstentions_are_replaced_and_paid_for_and_a_stop_in_the_middle_changes_
 
     path = tmp_path / "journal.sqlite"
     breaking, mended = Charging(dataset.labels, refuses, patience=patience), Charging(dataset.labels, refuses=refuses)
-    with pytest.raises(ConnectionError):
+    with pytest.raises(UserError, match=r"poll failed: ConnectionError: gone \(test_loop_stopping.py, line \d+\)"):
         list(cycle(dataset, network, oracle=breaking, journal=path, **options))
     rounds = list(cycle(dataset, network, oracle=mended, journal=path, **options))
     assert timeless(rounds) == expected
@@ -357,7 +357,7 @@ def test_a_journal_of_an_older_version_goes_on(dataset: ActiveDataset, network: 
         journal.note("identity", identity)
         for record in (journal.round(0), journal.round(1)):
             assert record is not None and record.results["cost"] > 0
-        journal._db.execute("UPDATE rounds SET results = json_remove(results, '$.cost', '$.stopped')")
+        journal._database.execute("UPDATE rounds SET results = json_remove(results, '$.cost', '$.stopped')")
     for options, what in (
         ({"stop": LabelLimit(30)}, "stop is None"),
         ({"validation": 5}, "validation is 0, not 5"),

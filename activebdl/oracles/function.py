@@ -32,6 +32,10 @@ class FunctionOracle:
         self._takes_ids = "ids" in inspect.signature(function).parameters
         self._answers: dict[str, list[Annotation]] = {}
 
+    def price(self, ids: Sequence[int]) -> Sequence[float]:
+        """What the answer to each item costs."""
+        return [0.0] * len(ids) if self.costs is None else self.costs[list(ids)].tolist()
+
     def submit(self, request: Request) -> str:
         """Asks the function; see `activebdl.oracles.Oracle.submit`.
 
@@ -46,7 +50,7 @@ class FunctionOracle:
             raise UserError(f"The oracle '{self.name}' failed: {told(error)}.") from error
         labels = self._labels(answer, request)
         seconds = (time.perf_counter() - start) / len(labels)
-        costs = [0.0] * len(labels) if self.costs is None else self.costs[list(request.ids)].tolist()
+        costs = self.price(request.ids)
         self._answers[request.key] = [
             Annotation(id, label, self.name, cost, seconds)
             for id, label, cost in zip(request.ids, labels, costs, strict=True)

@@ -1,0 +1,236 @@
+"""ask: a request goes to the oracle, and every answer is on the disk before the pool learns it.
+
+An oracle may be slow, answer in parts, abstain, revise what it said, raise, hang, or be a crowd; whatever it does, what
+it has answered is kept, and is not asked for again.
+"""
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from activebdl.annotations import Annotation
+from activebdl.data.dataset import ActiveDataset
+from activebdl.errors import UserError, Waiting, is_ours, told
+from activebdl.journal import Asked, Journal
+from activebdl.oracles import Oracle, Request, sort_annotations
+from activebdl.pool import Pool
+from activebdl.rounds import Round
+
+VALIDATION = -1  # the round before the first, in which validation items are asked for
+
+_LONGEST_PAUSE = 2.0  # seconds between two looks at an oracle that is still answering
+_IN_VAIN = 10  # whole requests in a row, after which an oracle that labels nothing is told of
+
+
+@dataclass
+class Asking:
+    """Who is asked, for how long, and for how much.
+
+    Args:
+        dataset: What is labelled.
+        oracle: Who labels.
+        budget: Labels at the end of the run, which the oracle is told.
+        time_limit: Seconds that the oracle may go without a new answer; None for ever.
+        max_cost: What all annotations together may cost; None for whatever they cost.
+
+    Raises:
+        UserError: A limit that cannot be, or a budget in cost where nobody says what an answer costs.
+    """
+
+    dataset: ActiveDataset
+    oracle: Oracle
+    budget: int
+    time_limit: float | None = None
+    max_cost: float | None = None
+    _in_vain: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        for name, limit in (("time_limit", self.time_limit), ("max_cost", self.max_cost)):
+            if limit is not None and not limit > 0:
+                raise UserError(f"'{name}' is a number above 0, or None for no limit; not {limit}.")
+        if self.max_cost is None:
+            return
+        if getattr(self.oracle, "price", None) is None:
+            raise UserError(
+                "A budget in cost (max_cost) needs to know what an answer may cost; give the oracle a method "
+                "price(ids) that says it for each item."
+            )
+        prices = self._prices(torch.arange(len(self.dataset.pool)))
+        if not bool((prices > 0).any()):
+            raise UserError("A budget in cost (max_cost) has no effect, for these annotations cost nothing.")
+        if float(prices.min()) > self.max_cost:
+            raise UserError(
+                f"The budget in cost of {self.max_cost:g} pays no label: the cheapest may cost {float(prices.min()):g}."
+            )
+
+    def affordable(self, journal: Journal, pool: Pool) -> Tensor:
+        """Ids of the unlabelled items whose answer can be paid with what is left, ascending."""
+        ids = pool.unlabelled
+        return ids if self.max_cost is None else ids[self._prices(ids) <= self.max_cost - journal.paid()]
+
+    def as_far_as_it_goes(self, journal: Journal, ids: Tensor) -> Tensor:
+        """Which of the chosen are asked for, as positions: each in turn, when it can be paid beside those before it."""
+        if self.max_cost is None:
+            return torch.arange(len(ids))
+        left, kept = self.max_cost - journal.paid(), list[int]()
+        for position, price in enumerate(self._prices(ids).tolist()):
+            if price <= left:
+                left -= price
+                kept.append(position)
+        return torch.tensor(kept, dtype=torch.long)
+
+    def why_no_more(self, journal: Journal, pool: Pool) -> str | None:
+        """That the budget in cost is spent, when it cannot pay another label; None while it can."""
+        if self.max_cost is None or len(self.affordable(journal, pool)):
+            return None
+        return f"the budget in cost of {self.max_cost:g} is spent: {journal.paid():g} paid"
+
+    def tell(self, round: Round) -> None:
+        """Tells the oracle of a round, when it wants to know."""
+        listen = getattr(self.oracle, "told", None)
+        if listen is not None:
+            self._call("told", listen, round)
+
+    def close(self) -> None:
+        """Tells the oracle that the run ends here."""
+        close = getattr(self.oracle, "close", None)
+        if close is not None:
+            close()
+
+    def ask(self, journal: Journal, pool: Pool, round: int, attempt: int, asked: Asked) -> dict[int, Annotation]:
+        """Waits until every item of the request has an answer, and tells the pool; the answers by id.
+
+        Raises:
+            UserError: What the oracle did wrong; what it did right is kept.
+            Waiting: The oracle says that it answers later.
+        """
+        if not journal.take(round, attempt):
+            self._wait(journal, pool, round, attempt, asked)
+        news = journal.news(round, attempt)
+        pool.ask(asked.ids)
+        for id in asked.ids:
+            pool.answer(id, news[id].label, hold_out=round == VALIDATION)
+        for id in news.keys() - set(asked.ids):
+            pool.correct(id, news[id].label)
+        self._check_use(journal, asked, news)
+        return {id: news[id] for id in asked.ids}
+
+    def _wait(self, journal: Journal, pool: Pool, round: int, attempt: int, asked: Asked) -> None:
+        """Submits the request and polls until the journal can take it."""
+        oracle, target = self.oracle, self.dataset.target
+        allowed = journal.asked()
+
+        def record(found: object) -> None:
+            good, mistake = sort_annotations(found, allowed, target)
+            journal.write_annotations(good)
+            if mistake:
+                raise UserError(f"{mistake} {len(good)} good answers of this batch are kept; mend it and go on.")
+
+        ticket = self._call("submit", oracle.submit, self._request(journal, pool, round, attempt, asked, record))
+        pause, known, since = 0.0, 0, time.monotonic()
+        while not journal.take(round, attempt):
+            time.sleep(pause)
+            pause = min(2 * pause + 0.01, _LONGEST_PAUSE)
+            record(self._call("poll", oracle.poll, ticket))
+            answered = len(journal.annotations(round, attempt))
+            if answered != known:
+                known, since = answered, time.monotonic()
+            elif self.time_limit is not None and time.monotonic() - since > self.time_limit:
+                raise UserError(
+                    f"The oracle has given no answer for {self.time_limit:g} s (time_limit); {answered} of "
+                    f"{len(asked.ids)} are there and kept. Resume the run when it answers again."
+                )
+
+    def _request(
+        self, journal: Journal, pool: Pool, round: int, attempt: int, asked: Asked, record: Callable[[object], None]
+    ) -> Request:
+        answered = journal.annotations(round, attempt)
+        open = [position for position, id in enumerate(asked.ids) if id not in answered]
+        ids = tuple(asked.ids[position] for position in open)
+        last = journal.round(round - 1)
+        name = "validation" if round == VALIDATION else f"round-{round}"
+        return Request(
+            key=f"{name}-attempt-{attempt}",
+            ids=ids,
+            items=self.dataset.pool[torch.tensor(ids)],
+            target=self.dataset.target,
+            round=round,
+            n_labels=pool.n_labels,
+            budget=self.budget,
+            metrics={} if last is None else last.results["metrics"],
+            scores=tuple(asked.scores[position] for position in open),
+            predictions=None if asked.predictions is None else torch.tensor([asked.predictions[i] for i in open]),
+            history=tuple(journal.history()),
+            record=record,
+        )
+
+    def _check_use(self, journal: Journal, asked: Asked, news: dict[int, Annotation]) -> None:
+        """Tells of an oracle that labels nothing, before it goes through the whole pool."""
+        self._in_vain = self._in_vain + 1 if all(news[id].label is None for id in asked.ids) else 0
+        if self._in_vain == _IN_VAIN:
+            self._in_vain = 0  # whoever resumes has mended it
+            raise UserError(
+                f"The oracle abstained from every item of the last {_IN_VAIN} requests, and labelled none; "
+                "look at what it is asked, and resume the run."
+            )
+
+    def _prices(self, ids: Tensor) -> Tensor:
+        """The most that the answers to each item may cost, ``[n]``, float64."""
+        given: Sequence[float] = self._call("price", getattr(self.oracle, "price"), ids.tolist())  # noqa: B009
+        try:
+            prices = torch.as_tensor(given, dtype=torch.float64)
+        except (TypeError, ValueError, RuntimeError):
+            prices = torch.empty(0)
+        if prices.shape != ids.shape or not bool(((prices >= 0) & prices.isfinite()).all()):
+            raise UserError("The oracle's price(ids) must give one number for each id, 0 or more.")
+        return prices
+
+    def _call(self, verb: str, function: Callable[..., Any], *arguments: object) -> Any:
+        """Calls the oracle, no longer than the time limit; what its own code raises is told in one sentence."""
+        try:
+            return _within(self.time_limit, function, *arguments)
+        except (UserError, Waiting):
+            raise
+        except _Hung as error:
+            raise UserError(
+                f"The oracle's {verb} did not return within {self.time_limit:g} s (time_limit); what it answered "
+                "before is kept. Resume the run when it answers again."
+            ) from error
+        except Exception as error:
+            if is_ours(type(self.oracle)):
+                raise
+            raise UserError(
+                f"The oracle's {verb} failed: {told(error)}; what it answered before is kept. Mend it and resume."
+            ) from error
+
+
+class _Hung(Exception):
+    """A call did not return in time."""
+
+
+def _within(seconds: float | None, function: Callable[..., Any], *arguments: object) -> Any:
+    """What a function returns or raises. One that hangs beyond the limit is left behind in its thread."""
+    if seconds is None:
+        return function(*arguments)
+    outcome: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+
+    def call() -> None:
+        try:
+            outcome.put((function(*arguments), None))
+        except BaseException as error:
+            outcome.put((None, error))
+
+    threading.Thread(target=call, daemon=True).start()
+    try:
+        value, error = outcome.get(timeout=seconds)
+    except queue.Empty:
+        raise _Hung from None
+    if error is not None:
+        raise error
+    return value
