@@ -2,6 +2,7 @@
 
 import math
 import operator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
@@ -14,7 +15,7 @@ ABSTAIN: Final = None
 """The label that says: I will not label this item. It is set aside, and another is asked for in its place."""
 
 
-Role = Literal["answer", "vote", "withdrawn"]
+Role = Literal["answer", "vote", "withdrawn", "correction"]
 """What an annotation is to the run: see `Annotation`."""
 
 
@@ -30,7 +31,8 @@ class Annotation:
         seconds: How long it took.
         role: "answer", which the run goes by, the last one where there are several; "vote", one voice among several,
             which is kept and paid for, while the run goes by the answer that the oracle gives beside it; "withdrawn",
-            when the annotator takes the last answer back, and the item waits for another. Then the label is None.
+            when the annotator takes the last answer back, and the item waits for another; then the label is None.
+            "correction", which stands above all answers, those too that come after it.
     """
 
     id: int
@@ -54,6 +56,21 @@ class Annotation:
             if value is None or not math.isfinite(value):
                 raise UserError(f"An annotation's {name} is a finite number, not {getattr(self, name)!r}.")
             object.__setattr__(self, name, value)
+
+
+def standing(history: Iterable[Annotation]) -> dict[int, Annotation]:
+    """What counts of a history, oldest first: each item's last correction, or else the last answer not withdrawn."""
+    answers: dict[int, dict[str, Annotation]] = {}
+    corrections: dict[int, Annotation] = {}
+    for said in history:
+        if said.role == "correction":
+            corrections[said.id] = said
+        elif said.role != "vote":
+            by_annotator = answers.setdefault(said.id, {})
+            by_annotator.pop(said.annotator, None)  # so that what is said anew comes last
+            if said.role == "answer":
+                by_annotator[said.annotator] = said
+    return {id: list(each.values())[-1] for id, each in answers.items() if each} | corrections
 
 
 def as_float(value: object) -> float | None:

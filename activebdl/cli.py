@@ -1,8 +1,6 @@
-"""The command line: ``activebdl run``, ``compare``, ``resume``, ``list``, ``data``, ``uncertainty``, ``ui``."""
+"""The command line: ``activebdl run``, ``compare``, ``list``, ``data``, ``uncertainty``, ``ui``, and `cli_labels`."""
 
-import contextlib
 import sys
-from collections.abc import Generator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +11,9 @@ try:
 except ImportError as error:
     raise SystemExit(f"The command line needs '{error.name}': pip install 'activebdl[cli]'") from None
 
-from activebdl.errors import UserError
+from activebdl._cli import Mlflow, Runs, close, resumable, tracking_for
+from activebdl.cli_labels import ingest, label, labels, resume
+from activebdl.errors import UserError, Waiting
 
 DEFAULT_PRESET = "mnist-1000"
 
@@ -26,9 +26,7 @@ app = typer.Typer(
 )
 
 Source = Annotated[str, typer.Argument(metavar="PRESET|FILE.yaml", help="What to run; see 'activebdl list presets'.")]
-Runs = Annotated[Path, typer.Option("--runs", help="The folder of all runs.")]
 Name = Annotated[str | None, typer.Option(help="The run's name; made of what it is when not given.")]
-Mlflow = Annotated[bool, typer.Option("--mlflow/--no-mlflow", help="Whether MLflow is told.")]
 Data = Annotated[str | None, typer.Option("--data", help="Data set by name, module:function or file.py:function.")]
 Network = Annotated[str | None, typer.Option(help="Network by name, module:function or file.py:function.")]
 Posterior = Annotated[str | None, typer.Option(help="Inference method: a name, module:class or file.py:class.")]
@@ -79,11 +77,11 @@ def run(
         first["strategy"] = named_strategy(read_spec(source), strategy).model_dump()
     changes = _changes(source, data, network, posterior, oracle, budget, query_size, initial, draws, device, set)
     spec = read_spec(source, first | changes)
-    tracking = _tracking(runs, spec.experiment, mlflow)
+    tracking = tracking_for(runs, spec.experiment, mlflow)
     folder = folder_for(runs, name or run_name(spec))
-    with _resumable(folder, runs):
+    with resumable(folder, runs):
         curve = start(spec, folder, tracking=tracking)
-    _close(table([curve]), folder, runs, mlflow)
+    close(table([curve]), folder, runs, mlflow)
 
 
 @app.command()
@@ -118,36 +116,15 @@ def compare(
     if seeds is not None:
         wanted["seeds"] = _seeds(seeds)
     spec = validate({**spec.model_dump(), "compare": wanted}, "the command line")
-    tracking = _tracking(runs, spec.experiment, mlflow)
+    tracking = tracking_for(runs, spec.experiment, mlflow)
     folder = sweep.comparison_folder(spec, runs, name)
-    with _resumable(folder, runs):
+    with resumable(folder, runs):
         curves = sweep.compare(spec, folder, tracking=tracking)
-    _close(table(curves), folder, runs, mlflow, plot=folder / "curves.png")
+    close(table(curves), folder, runs, mlflow, plot=folder / "curves.png")
 
 
-@app.command()
-def resume(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="Its name, as 'activebdl list runs' shows it.")],
-    runs: Runs = Path("runs"),
-    mlflow: Mlflow = True,
-) -> None:
-    """Goes on with a run or a comparison, after any stop; the result is the same as without the stop."""
-    from activebdl import sweep
-    from activebdl.report import table
-    from activebdl.run_folders import read_comparison, spec_of
-    from activebdl.runs import resume as go_on
-
-    folder = _folder(run, runs)
-    comparison = read_comparison(folder)
-    if comparison is not None:
-        with _resumable(folder, runs):
-            curves = sweep.compare(comparison, folder, tracking=_tracking(runs, comparison.experiment, mlflow))
-        _close(table(curves), folder, runs, mlflow, plot=folder / "curves.png")
-        return
-    spec = spec_of(folder)
-    with _resumable(folder, runs):
-        curve = go_on(folder, tracking=_tracking(runs, spec.experiment, mlflow))
-    _close(table([curve]), folder, runs, mlflow)
+for command in (resume, label, ingest, labels):
+    app.command()(command)
 
 
 class What(StrEnum):
@@ -258,13 +235,20 @@ def ui(
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs the command line and exits: 0 done, 2 a mistake of the user's, 130 stopped from the keyboard."""
+    """Runs the command line and exits.
+
+    0: done. 2: a mistake of the user's. 3: the run waits for labels, and goes on when they are there. 130: stopped from
+    the keyboard.
+    """
     sys.path.insert(0, "")  # where the user stands, for my_module:name; python -m looks there by itself
     try:
         app(arguments)
     except UserError as error:
         typer.secho(f"Error: {error}", fg="red", err=True)
         sys.exit(2)
+    except Waiting as waiting:
+        typer.secho(f"\n{waiting}", err=True)
+        sys.exit(3)
 
 
 def _changes(
@@ -319,50 +303,3 @@ def _seeds(text: str) -> tuple[int, ...]:
     if not seeds:
         raise UserError(f"--seeds takes at least one seed, not '{text}'.")
     return seeds
-
-
-def _folder(run: str, runs: Path) -> Path:
-    """The run's folder, by its name or by its path."""
-    for folder in (runs / run, Path(run)):
-        if folder.is_dir():
-            return folder
-    from activebdl.catalogue import rows_of
-
-    known = ", ".join(name for name, _ in rows_of("runs", runs)) or "none yet"
-    raise UserError(f"There is no run '{run}' in '{runs}'. Known: {known}.")
-
-
-def _tracking(runs: Path, experiment: str, mlflow: bool) -> Any:
-    """MLflow's store, made and checked before anything else is done."""
-    if not mlflow:
-        from activebdl.runs import NO_TRACKING
-
-        return NO_TRACKING
-    from activebdl.tracking import MlflowTracking
-
-    return MlflowTracking.prepare(runs, experiment)
-
-
-@contextlib.contextmanager
-def _resumable(folder: Path, runs: Path) -> Generator[None]:
-    """Says how to go on, when the run is stopped from the keyboard."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        name = folder.relative_to(runs) if folder.is_relative_to(runs) else folder
-        typer.echo(f"\nStopped. Nothing is lost; go on with: activebdl resume {name}{_where(runs)}", err=True)
-        raise typer.Exit(130) from None
-
-
-def _where(runs: Path) -> str:
-    return "" if runs == Path("runs") else f" --runs {runs}"
-
-
-def _close(table: str, folder: Path, runs: Path, mlflow: bool, plot: Path | None = None) -> None:
-    """The table, and where to look."""
-    typer.echo(f"\n{table}\n")
-    if plot is not None:
-        typer.echo(f"plot      {plot}")
-    typer.echo(f"kept in   {folder}")
-    if mlflow:
-        typer.echo(f"MLflow    activebdl ui{_where(runs)}")

@@ -16,7 +16,7 @@ import platform
 import sqlite3
 import threading
 import time
-from collections.abc import Generator, Iterable, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -24,7 +24,7 @@ from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
-from activebdl.annotations import Annotation
+from activebdl.annotations import Annotation, standing
 from activebdl.errors import UserError
 from activebdl.journal_schema import SCHEMA_VERSION, upgrade
 
@@ -162,7 +162,13 @@ class Journal:
     def annotations(self, round: int, attempt: int) -> dict[int, Annotation]:
         """The answers to a request's items that count by now, by id; an item without one is not there."""
         where = "JOIN asked USING (id) WHERE asked.round = ? AND asked.attempt = ?"
-        return last_answers(self._history(where, round, attempt))
+        return standing(self._history(where, round, attempt))
+
+    def missing(self, round: int, attempt: int) -> list[int]:
+        """Ids of a request's items that have no answer, in the order of choice."""
+        asked = self._rows("SELECT id FROM asked WHERE round = ? AND attempt = ? ORDER BY position", round, attempt)
+        answered = self.annotations(round, attempt)
+        return [id for (id,) in asked if id not in answered]
 
     def take(self, round: int, attempt: int) -> bool:
         """Takes a request, when every item has an answer: what was said until now is what the run goes by from here on.
@@ -173,8 +179,7 @@ class Journal:
         with self._transaction() as db:
             if self.taken(round, attempt):
                 return True
-            asked = self._rows("SELECT id FROM asked WHERE round = ? AND attempt = ?", round, attempt)
-            if len(self.annotations(round, attempt)) < len(asked):
+            if self.missing(round, attempt):
                 return False
             db.execute("UPDATE annotations SET round = ?, attempt = ? WHERE round IS NULL", (round, attempt))
             db.execute("UPDATE requests SET taken_ms = ? WHERE round = ? AND attempt = ?", (_now_ms(), round, attempt))
@@ -189,7 +194,12 @@ class Journal:
         """The answers that the run took with a request: to its items, and later ones to items of requests before it."""
         touched = "SELECT id FROM annotations WHERE round = ? AND attempt = ?"
         where = f"WHERE id IN ({touched}) AND (round, attempt) <= (?, ?)"
-        return last_answers(self._history(where, round, attempt, round, attempt))
+        return standing(self._history(where, round, attempt, round, attempt))
+
+    def open_request(self) -> tuple[int, int] | None:
+        """Round and attempt of the request whose answers the run waits for; None when it waits for none."""
+        rows = self._rows("SELECT round, attempt FROM requests WHERE taken_ms IS NULL")
+        return rows[0] if rows else None
 
     def history(self) -> list[Annotation]:
         """All that was said, in the order in which it came."""
@@ -276,18 +286,6 @@ class Journal:
             ) from error
 
 
-def last_answers(history: Iterable[Annotation]) -> dict[int, Annotation]:
-    """What counts of a history, oldest first: the last answer to each item by one who has not withdrawn it."""
-    standing: dict[int, dict[str, Annotation]] = {}
-    for said in history:
-        if said.role != "vote":
-            answers = standing.setdefault(said.id, {})
-            answers.pop(said.annotator, None)  # so that what is said anew comes last
-            if said.role == "answer":
-                answers[said.annotator] = said
-    return {id: list(answers.values())[-1] for id, answers in standing.items() if answers}
-
-
 def read_rounds(path: Path) -> list[RoundRecord]:
     """All rounds of a journal that another process may be writing."""
     with contextlib.closing(_read_only(path)) as db:
@@ -295,6 +293,46 @@ def read_rounds(path: Path) -> list[RoundRecord]:
             return []
         rows = db.execute("SELECT n_labels, results, written_ms FROM rounds ORDER BY round").fetchall()
     return [RoundRecord(n_labels, json.loads(results), written) for n_labels, results, written in rows]
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of the history of annotations.
+
+    Args:
+        annotation: What was said.
+        revision: How many times this annotator had said something else of the item before.
+        asked_in: The round that asked for the item.
+        taken_in: The round from which the run goes by the history up to here; None when it does not yet.
+        written_ms: When it came, in milliseconds since 1970.
+    """
+
+    annotation: Annotation
+    revision: int
+    asked_in: int
+    taken_in: int | None
+    written_ms: int
+
+
+def read_history(path: Path) -> tuple[list[Line], str | None]:
+    """The history of annotations of a journal that another process may be writing.
+
+    Returns:
+        The lines, and what is wrong with the file when it is damaged: then they are those that can still be read.
+    """
+    with contextlib.closing(_read_only(path)) as db:
+        if _is_empty(db):
+            return [], None
+        lines: list[Line] = []
+        try:
+            for *said, revision, asked_in, taken_in, written_ms in db.execute(
+                "SELECT id, label, annotator, cost, a.seconds, role, revision, asked.round, a.round, written_ms "
+                "FROM annotations AS a JOIN asked USING (id) ORDER BY number"
+            ):
+                lines.append(Line(Annotation(*said), revision, asked_in, taken_in, written_ms))
+        except sqlite3.DatabaseError as error:
+            return lines, str(error)
+        return lines, None
 
 
 def read_about(path: Path) -> dict[str, Any]:

@@ -25,7 +25,7 @@ _ANNOTATIONS = """
 CREATE TABLE annotations (    -- what annotators said of items, in the order in which it came; nothing is overwritten
     number INTEGER PRIMARY KEY,
     id INTEGER NOT NULL REFERENCES asked, annotator TEXT NOT NULL, revision INTEGER NOT NULL,
-    role TEXT NOT NULL,       -- answer, vote or withdrawn: see activebdl.annotations
+    role TEXT NOT NULL,       -- answer, vote, withdrawn, correction: see activebdl.annotations
     label,                    -- an integer, or a number, or NULL by one who abstains
     cost REAL NOT NULL, seconds REAL NOT NULL, written_ms INTEGER NOT NULL,
     round INTEGER, attempt INTEGER,    -- the request with which the run took it; NULL until then

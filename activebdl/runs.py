@@ -26,7 +26,7 @@ from activebdl.progress import bars, rounds_bar, say
 from activebdl.report import Curve
 from activebdl.rounds import Round
 from activebdl.run_folders import JOURNAL, short, spec_of
-from activebdl.spec import RunSpec, spec_text
+from activebdl.spec import Named, RunSpec, spec_text
 
 TrackRound = Callable[[ActiveDataset, Round], object]
 """Told each round, those before a resume too."""
@@ -80,13 +80,27 @@ def start(
         return _go(cycle, spec, folder, journal, tracking)
 
 
-def resume(folder: Path, *, tracking: Tracking = NO_TRACKING, dataset: ActiveDataset | None = None) -> Curve:
+def resume(
+    folder: Path,
+    *,
+    tracking: Tracking = NO_TRACKING,
+    dataset: ActiveDataset | None = None,
+    oracle: Named | None = None,
+) -> Curve:
     """Goes on with a run where it stopped; what is finished is only told again.
+
+    Args:
+        folder: Where it lives.
+        tracking: Sends the rounds to MLflow.
+        dataset: The data set, when it is at hand already.
+        oracle: Who labels from here on; None for the one it was started with.
 
     Raises:
         UserError: There is no such run, or another process is working on it.
     """
     spec = spec_of(folder)
+    if oracle is not None:
+        spec = spec.model_copy(update={"oracle": oracle})
     with Journal(folder / JOURNAL) as journal:
         return _go(build(spec, dataset=dataset, folder=folder, progress=bars), spec, folder, journal, tracking)
 

@@ -1,0 +1,141 @@
+"""The commands that deal with labels and runs that wait for them: ``resume``, ``label``, ``ingest``, ``labels``."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from activebdl._cli import Mlflow, Run, Runs, close, folder_of, resumable, tracking_for, typer
+from activebdl.errors import UserError, Waiting
+
+PEOPLE = ("web", "files", "label_studio")  # oracles whose labels come from people, who may go over to the page
+
+
+def resume(run: Run, runs: Runs = Path("runs"), mlflow: Mlflow = True) -> None:
+    """Goes on with a run or a comparison, after any stop; the result is the same as without the stop."""
+    from activebdl import sweep
+    from activebdl.report import table
+    from activebdl.run_folders import read_comparison
+
+    folder = folder_of(run, runs)
+    comparison = read_comparison(folder)
+    if comparison is None:
+        _go_on(folder, runs, mlflow)
+        return
+    with resumable(folder, runs):
+        curves = sweep.compare(comparison, folder, tracking=tracking_for(runs, comparison.experiment, mlflow))
+    close(table(curves), folder, runs, mlflow, plot=folder / "curves.png")
+
+
+def label(
+    run: Run,
+    port: Annotated[int | None, typer.Option(help="The page's port on this machine.")] = None,
+    open: Annotated[bool, typer.Option("--open/--no-open", help="Whether a browser is opened.")] = False,
+    predictions: Annotated[
+        bool, typer.Option("--predictions/--no-predictions", help="Whether the page shows what the model thinks.")
+    ] = True,
+    runs: Runs = Path("runs"),
+    mlflow: Mlflow = True,
+) -> None:
+    """Serves a page on this machine where people label what the run asks for, while it goes on."""
+    from activebdl.run_folders import spec_of
+    from activebdl.spec import Named
+
+    folder = folder_of(run, runs)
+    oracle = spec_of(folder).oracle
+    if oracle.name not in PEOPLE:
+        raise UserError(
+            f"The labels of '{run}' come from '{oracle.name}', not from people; start a run for them: "
+            "activebdl run PRESET --oracle web."
+        )
+    options: dict[str, Any] = dict(oracle.options) if oracle.name == "web" else {}
+    if "cost" in oracle.options:
+        options["cost"] = oracle.options["cost"]
+    if port is not None:
+        options["port"] = port
+    if not predictions:
+        options["predictions"] = "hidden"
+    page = Named.model_validate({**options, "name": "web", "open_browser": open})
+    _go_on(folder, runs, mlflow, page)
+
+
+def ingest(
+    run: Run,
+    file: Annotated[Path, typer.Argument(help="Answers: .jsonl or .csv, with an id and a label in each line.")],
+    runs: Runs = Path("runs"),
+    mlflow: Mlflow = True,
+) -> None:
+    """Takes the answers of a file, says what is missing, and goes on with the run when nothing is."""
+    from activebdl.journal import Journal
+    from activebdl.labels import read_answers, target_of
+    from activebdl.run_folders import JOURNAL, spec_of
+
+    folder = folder_of(run, runs)
+    path, cost = folder / JOURNAL, spec_of(folder).oracle.options.get("cost", 0.0)
+    target = target_of(path)
+    with Journal(path) as journal:
+        found = read_answers(file, target, journal.asked(), cost)
+        before = len(journal.history())
+        journal.write_annotations(found.annotations)
+        new, waiting = len(journal.history()) - before, journal.open_request()
+        missing = [] if waiting is None else journal.missing(*waiting)
+    typer.echo(f"{new} new answers taken, {len(found.annotations) - new} were known")
+    if found.mistakes:
+        told = "\n".join(f"  {mistake}" for mistake in found.mistakes[:20])
+        more = f"\n  and {len(found.mistakes) - 20} more" if len(found.mistakes) > 20 else ""
+        raise UserError(
+            f"{len(found.mistakes)} lines of '{file}' cannot be taken; mend them and ingest it again:\n{told}{more}"
+        )
+    if missing:
+        shown = ", ".join(str(id) for id in missing[:20]) + (", ..." if len(missing) > 20 else "")
+        raise Waiting(f"{len(missing)} answers are missing, of items {shown}; add them and ingest the file again.")
+    _go_on(folder, runs, mlflow)
+
+
+def labels(
+    run: Run,
+    export: Annotated[Path | None, typer.Option(help="Writes all that was said to this CSV file.")] = None,
+    fix: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ID=LABEL", help="Corrects a label, from the next round on; again for another."),
+    ] = None,
+    annotator: Annotated[str, typer.Option(help="Who corrects.")] = "correction",
+    runs: Runs = Path("runs"),
+) -> None:
+    """Shows a run's labels, writes them to a file, or corrects some; at any time, also while the run goes on."""
+    from activebdl import labels as book
+    from activebdl.files import write_safely
+    from activebdl.run_folders import JOURNAL, begun, list_runs
+
+    folder = folder_of(run, runs)
+    path = folder / JOURNAL
+    if not path.is_file():
+        raise UserError(f"There is no run in '{folder}': it has no {JOURNAL}.")
+    if fix:
+        for line in book.fix(path, fix, annotator):
+            typer.echo(line)
+        finished = begun(folder) is not None and any(info.finished for info in list_runs(folder))
+        typer.echo(
+            "kept; the run is finished, and uses it no more" if finished else "kept, and used from the next round on"
+        )
+    lines, trouble = book.all_lines(path)
+    target = book.target_of(path)
+    if export is not None:
+        try:
+            write_safely(export, book.to_csv(lines, target))
+        except OSError as error:
+            raise UserError(f"'{export}' cannot be written: {error.strerror or error}.") from error
+        typer.echo(f"{len(lines):,} lines written to {export}")
+    elif not fix:
+        typer.echo(book.summary(lines, target))
+    if trouble is not None:
+        raise UserError(f"The journal '{path}' is damaged ({trouble}); these are the lines that can still be read.")
+
+
+def _go_on(folder: Path, runs: Path, mlflow: bool, oracle: Any = None) -> None:
+    from activebdl.report import table
+    from activebdl.run_folders import spec_of
+    from activebdl.runs import resume
+
+    spec = spec_of(folder)
+    with resumable(folder, runs):
+        curve = resume(folder, tracking=tracking_for(runs, spec.experiment, mlflow), oracle=oracle)
+    close(table([curve]), folder, runs, mlflow)

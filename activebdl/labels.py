@@ -1,0 +1,221 @@
+"""A run's labels, as people read and write them: tables of all that was said, answers from files, corrections.
+
+No torch is needed but for what a label may be.
+"""
+
+import contextlib
+import csv
+import io
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, cast
+
+from activebdl.annotations import Annotation, Label, standing
+from activebdl.errors import UserError
+from activebdl.journal import Journal, Line, read_about, read_history
+from activebdl.targets import Classes, Numbers, Target
+
+ABSTAIN_WORD = "abstain"
+_FIELDS = (
+    "id", "label", "class", "annotator", "role", "revision", "counts", "asked_in_round", "used_from_round", "cost",
+    "seconds", "written",
+)  # fmt: skip
+
+
+def target_of(path: Path) -> Target:
+    """What a label is in the run of a journal.
+
+    Raises:
+        UserError: The run has asked for nothing yet.
+    """
+    identity = read_about(path).get("identity")
+    if identity is None:
+        raise UserError(f"The run of '{path}' has asked for no label yet.")
+    return Classes(tuple(identity["classes"])) if identity["classes"] else Numbers()
+
+
+def parse_label(given: object, target: Target) -> Label:
+    """A label as people write it: the name of a class or its number from 0, a number, or "abstain".
+
+    A class's name goes before its number: where classes are called 3 and 8, "3" and 3 are the first.
+
+    Raises:
+        UserError: It is none of these.
+    """
+    word = str(given).strip()
+    if word in target.names:
+        return target.names.index(word)
+    if word.lower() == ABSTAIN_WORD:
+        return None
+    try:
+        return target.label(int(word) if target.names else float(word))
+    except (UserError, ValueError):
+        known = f"one of {', '.join(target.names)}" if target.names else "a finite number"
+        raise UserError(f"'{word}' is no label; it is {known}, or {ABSTAIN_WORD}.") from None
+
+
+def to_csv(lines: Sequence[Line], target: Target) -> str:
+    """All that was said, oldest first, one line each; "counts" marks what the run goes by, or will."""
+    counting = {id(said) for said in standing(line.annotation for line in lines).values()}
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(_FIELDS)
+    for line in lines:
+        said = line.annotation
+        name = target.names[int(said.label)] if target.names and said.label is not None else ""
+        at = datetime.fromtimestamp(line.written_ms / 1000, UTC).isoformat(timespec="milliseconds")
+        label = ABSTAIN_WORD if said.label is None and said.role != "withdrawn" else said.label
+        writer.writerow([
+            said.id, label, name, said.annotator, said.role, line.revision, "yes" if id(said) in counting else "",
+            line.asked_in, line.taken_in, said.cost, said.seconds, at,
+        ])  # fmt: skip
+    return text.getvalue()
+
+
+def summary(lines: Sequence[Line], target: Target) -> str:
+    """How many labels there are, of which classes, from whom."""
+    counting = standing(line.annotation for line in lines).values()
+    labels = [said.label for said in counting if said.label is not None]
+    told = [f"{len(labels):,} labels, {len(counting) - len(labels):,} abstentions, {len(lines):,} lines of history"]
+    if target.names:
+        counts = Counter(int(label) for label in labels)
+        told.append("by class: " + ", ".join(f"{name} {counts[c]:,}" for c, name in enumerate(target.names)))
+    for annotator, number in Counter(line.annotation.annotator for line in lines).most_common():
+        theirs = [line.annotation for line in lines if line.annotation.annotator == annotator]
+        cost, seconds = sum(said.cost for said in theirs), sum(said.seconds for said in theirs) / number
+        told.append(f"{annotator}: {number:,} lines, cost {cost:g}, {seconds:.2g} s each")
+    return "\n".join(told)
+
+
+@dataclass
+class Answers:
+    """What a file of answers holds.
+
+    Args:
+        annotations: Those that can be taken.
+        mistakes: What is wrong with each line that cannot.
+    """
+
+    annotations: list[Annotation] = field(default_factory=list[Annotation])
+    mistakes: list[str] = field(default_factory=list[str])
+
+
+def read_answers(file: Path, target: Target, asked: frozenset[int], cost: float = 0.0) -> Answers:
+    """Reads answers: lines of JSON, or CSV with a header, with an id and a label, in any order.
+
+    Lines without a label are not answered yet. "annotator", "cost" and "seconds" may be given.
+
+    Args:
+        file: Its name ends in .jsonl or .csv.
+        target: What a label is.
+        asked: Ids that the run has asked for.
+        cost: Of an answer where the file does not say.
+
+    Raises:
+        UserError: The file cannot be read, or is neither.
+    """
+    answers = Answers()
+    for number, row in _rows(file):
+        try:
+            if isinstance(row, UserError):
+                raise row
+            if row.get("label") in (None, ""):
+                continue
+            answers.annotations.append(_annotation(row, target, asked, cost))
+        except UserError as error:
+            answers.mistakes.append(f"line {number}: {error}")
+    return answers
+
+
+def _annotation(row: Mapping[str, Any], target: Target, asked: frozenset[int], cost: float) -> Annotation:
+    try:
+        id = int(str(row.get("id")))
+    except ValueError:
+        raise UserError(f"'id' is an item's number, not {row.get('id')!r}.") from None
+    if id not in asked:
+        raise UserError(f"item {id} was not asked for.")
+    numbers = dict.fromkeys(("cost", "seconds"), 0.0) | {"cost": cost}
+    for key in numbers:
+        if row.get(key) not in (None, ""):
+            try:
+                numbers[key] = float(row[key])
+            except (TypeError, ValueError):
+                raise UserError(f"'{key}' of item {id} is a number, not {row[key]!r}.") from None
+            if numbers[key] < 0:
+                raise UserError(f"'{key}' of item {id} is not below 0.")
+    annotator = str(row.get("annotator") or "file")
+    return Annotation(id, parse_label(row["label"], target), annotator, numbers["cost"], numbers["seconds"])
+
+
+def _rows(file: Path) -> Iterator[tuple[int, Mapping[str, Any] | UserError]]:
+    """Each line's number and content, or what is wrong with it."""
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
+        raise UserError(f"'{file}' cannot be read: {reason}.") from error
+    if file.suffix == ".csv":
+        reader = csv.DictReader(io.StringIO(text))
+        if not {"id", "label"} <= set(reader.fieldnames or ()):
+            raise UserError(f"'{file}' needs a first line that names the columns, 'id' and 'label' among them.")
+        yield from ((reader.line_num, row) for row in reader)
+    elif file.suffix == ".jsonl":
+        for number, line in enumerate(text.splitlines(), start=1):
+            if line.strip():
+                yield number, _json(line)
+    else:
+        raise UserError(f"'{file}' must end in .jsonl, with a line of JSON for each item, or in .csv.")
+
+
+def _json(line: str) -> Mapping[str, Any] | UserError:
+    try:
+        row: object = json.loads(line)
+    except json.JSONDecodeError as error:
+        return UserError(f"this is not JSON: {error.msg}.")
+    return cast(dict[str, Any], row) if isinstance(row, dict) else UserError("this is no JSON object {...}.")
+
+
+def fix(path: Path, assignments: Sequence[str], annotator: str = "correction") -> list[str]:
+    """Corrects labels, also of a run that another process is working on; a line about each for people.
+
+    Args:
+        path: The journal.
+        assignments: Each ``ID=LABEL``.
+        annotator: Who says so.
+
+    Raises:
+        UserError: An item that has no label, or a label that cannot be. Then nothing is changed.
+    """
+    target = target_of(path)
+    with Journal(path, beside=True) as journal:
+        known = standing(journal.history())
+        corrections = [_correction(assignment, target, known, annotator) for assignment in assignments]
+        journal.write_annotations(corrections)
+
+    def word(label: Label) -> str:
+        return ABSTAIN_WORD if label is None else target.names[int(label)] if target.names else f"{label:g}"
+
+    return [f"item {said.id}: {word(known[said.id].label)} is now {word(said.label)}" for said in corrections]
+
+
+def _correction(assignment: str, target: Target, known: Mapping[int, Annotation], annotator: str) -> Annotation:
+    id, equals, label = assignment.partition("=")
+    if not equals or not id.strip().isdecimal():
+        raise UserError(f"--fix takes ID=LABEL, such as 17={(*target.names, '0.5')[0]}, not '{assignment}'.")
+    before = known.get(int(id))
+    if before is None:
+        raise UserError(f"Item {int(id)} has no label that could be corrected.")
+    if before.label is None:
+        raise UserError(f"Item {int(id)} was set aside and another asked for in its place; it takes no label any more.")
+    return Annotation(int(id), parse_label(label, target), annotator, role="correction")
+
+
+def all_lines(path: Path) -> tuple[list[Line], str | None]:
+    """The whole history of a journal, of an earlier version too; see `activebdl.journal.read_history`."""
+    with contextlib.suppress(UserError):  # it may be damaged, or on a disk that cannot be written, and still be read
+        Journal(path, beside=True).close()  # makes today's tables of earlier ones
+    return read_history(path)
