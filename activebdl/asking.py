@@ -110,7 +110,8 @@ class Asking:
             UserError: What the oracle did wrong; what it did right is kept.
             Waiting: The oracle says that it answers later.
         """
-        if not journal.take(round, attempt):
+        known = journal.take(round, attempt)
+        if not known:
             self._wait(journal, pool, round, attempt, asked)
         news = journal.news(round, attempt)
         pool.ask(asked.ids)
@@ -118,7 +119,8 @@ class Asking:
             pool.answer(id, news[id].label, hold_out=round == VALIDATION)
         for id in news.keys() - set(asked.ids):
             pool.correct(id, news[id].label)
-        self._check_use(journal, asked, news)
+        if not known:
+            self._check_use(asked, news)
         return {id: news[id] for id in asked.ids}
 
     def _wait(self, journal: Journal, pool: Pool, round: int, attempt: int, asked: Asked) -> None:
@@ -170,11 +172,10 @@ class Asking:
             record=record,
         )
 
-    def _check_use(self, journal: Journal, asked: Asked, news: dict[int, Annotation]) -> None:
+    def _check_use(self, asked: Asked, news: dict[int, Annotation]) -> None:
         """Tells of an oracle that labels nothing, before it goes through the whole pool."""
         self._in_vain = self._in_vain + 1 if all(news[id].label is None for id in asked.ids) else 0
         if self._in_vain == _IN_VAIN:
-            self._in_vain = 0  # whoever resumes has mended it
             raise UserError(
                 f"The oracle abstained from every item of the last {_IN_VAIN} requests, and labelled none; "
                 "look at what it is asked, and resume the run."

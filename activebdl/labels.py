@@ -83,7 +83,7 @@ def summary(lines: Sequence[Line], target: Target) -> str:
     told = [f"{len(labels):,} labels, {len(counting) - len(labels):,} abstentions, {len(lines):,} lines of history"]
     if target.names:
         counts = Counter(int(label) for label in labels)
-        told.append("by class: " + ", ".join(f"{name} {counts[c]:,}" for c, name in enumerate(target.names)))
+        told.append("by class: " + ", ".join(f"{name}: {counts[c]:,}" for c, name in enumerate(target.names)))
     for annotator, number in Counter(line.annotation.annotator for line in lines).most_common():
         theirs = [line.annotation for line in lines if line.annotation.annotator == annotator]
         cost, seconds = sum(said.cost for said in theirs), sum(said.seconds for said in theirs) / number

@@ -1,0 +1,432 @@
+"""The cycle with oracles that revise, vote, cost, hang, fail, or answer elsewhere: nothing answered is lost."""
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from activebdl import ActiveDataset, Annotation, Request, Round, UserError, Waiting
+from activebdl.annotations import Role, standing
+from activebdl.journal import Journal
+from activebdl.labels import fix
+from tests.conftest import SlowOracle, small_network
+from tests.test_loop import Network, cycle, timeless
+
+pytestmark = pytest.mark.usefixtures("quick_looks")
+
+
+@dataclass
+class Scripted:
+    """Answers with the truth at once, but for what a script says beside or in place of it, by request."""
+
+    truth: Tensor
+    script: dict[str, Callable[[Request], list[Annotation]]] = field(default_factory=dict)  # pyright: ignore
+    requests: list[Request] = field(default_factory=list[Request])
+
+    def submit(self, request: Request) -> str:
+        self.requests.append(request)
+        return request.key
+
+    def poll(self, ticket: str) -> Sequence[Annotation]:
+        request = self.requests[-1]
+        truth = [Annotation(id, int(self.truth[id]), "ann") for id in request.ids]
+        return truth if ticket not in self.script else self.script[ticket](request)
+
+
+def truth_of(dataset: ActiveDataset) -> Tensor:
+    assert dataset.labels is not None
+    return dataset.labels
+
+
+def fitted_on(monkeypatch: pytest.MonkeyPatch) -> list[dict[int, int]]:
+    """The labels by id that each fit sees."""
+    from activebdl.belief import Belief
+
+    seen: list[dict[int, int]] = []
+    task = Belief.task.func
+
+    def watch(belief: Belief) -> Any:
+        if len(belief.ids):
+            seen.append(dict(zip(belief.ids.tolist(), belief.labels.tolist(), strict=True)))
+        return task(belief)
+
+    watched = type(Belief.task)(watch)
+    watched.__set_name__(Belief, "task")
+    monkeypatch.setattr(Belief, "task", watched)
+    return seen
+
+
+def test_a_revision_counts_from_the_next_round_on_and_a_resumed_run_agrees(
+    dataset: ActiveDataset, network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However late it is resumed: what each round went by does not change."""
+    truth, path = truth_of(dataset), tmp_path / "journal.sqlite"
+    first: list[int] = []
+
+    def revise(request: Request) -> list[Annotation]:
+        first.append(request.history[0].id)
+        wrong = (int(truth[first[0]]) + 1) % 3
+        return [
+            Annotation(first[0], wrong, "ann"),
+            *(Annotation(id, int(truth[id]), "ann") for id in request.ids),
+        ]
+
+    seen = fitted_on(monkeypatch)
+    whole = list(cycle(dataset, network, oracle=Scripted(truth, {"round-1-attempt-0": revise}), journal=path))
+    id = first[0]
+    assert [labels[id] for labels in seen] == [int(truth[id])] + 2 * [(int(truth[id]) + 1) % 3]
+    assert timeless(list(cycle(dataset, network, oracle=Scripted(truth), journal=path))) == timeless(whole)
+    with Journal(path) as journal:
+        journal._database.execute("DELETE FROM rounds WHERE round > 0")
+    seen.clear()
+    assert timeless(list(cycle(dataset, network, oracle=Scripted(truth), journal=path))) == timeless(whole)
+    assert [labels[id] for labels in seen][-2:] == 2 * [(int(truth[id]) + 1) % 3]
+
+
+def test_a_correction_from_another_process_is_used_from_the_next_round_on_and_stands(
+    dataset: ActiveDataset, network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    truth, path, seen = truth_of(dataset), tmp_path / "journal.sqlite", fitted_on(monkeypatch)
+    rounds: list[Round] = []
+    fixed = wrong = -1
+    for round in cycle(dataset, network, journal=path, counts=(5, 10, 15)):
+        rounds.append(round)
+        if round.number == 0:
+            fixed = round.ids[2]
+            wrong = (int(truth[fixed]) + 1) % 3
+            assert fix(path, [f"{fixed}={wrong}"]) == [f"item {fixed}: {int(truth[fixed])} is now {wrong}"]
+    assert [labels[fixed] for labels in seen] == [int(truth[fixed]), wrong, wrong]
+    assert timeless(list(cycle(dataset, network, journal=path, counts=(5, 10, 15)))) == timeless(rounds)
+
+
+def test_an_item_that_loses_its_label_is_replaced(
+    dataset: ActiveDataset, network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, seen = tmp_path / "journal.sqlite", fitted_on(monkeypatch)
+    rounds: list[Round] = []
+    for round in cycle(dataset, network, journal=path):
+        rounds.append(round)
+        if round.number == 0:
+            fix(path, [f"{round.ids[0]}=abstain", f"{round.ids[1]}=abstain"])
+    dropped = set(rounds[0].ids[:2])
+    assert [round.n_labels for round in rounds] == [5, 10, 18]
+    assert [len(labels) for labels in seen] == [5, 10, 18]
+    assert dropped <= set(seen[0]) and not dropped & (set(seen[1]) | set(seen[2]))
+    assert len(rounds[1].ids) == 7
+    with pytest.raises(UserError, match=rf"Item {rounds[0].ids[0]} was set aside"):
+        fix(path, [f"{rounds[0].ids[0]}=1"])
+    assert timeless(list(cycle(dataset, network, journal=path))) == timeless(rounds)
+
+
+def test_votes_are_kept_and_paid_for_but_the_run_goes_by_the_answer(
+    dataset: ActiveDataset, network: Network, tmp_path: Path
+) -> None:
+    truth, path = truth_of(dataset), tmp_path / "journal.sqlite"
+
+    class Voters(Scripted):
+        looks = 0
+
+        def poll(self, ticket: str) -> Sequence[Annotation]:
+            self.looks += 1
+            ids = self.requests[-1].ids
+            votes = [Annotation(id, (int(truth[id]) + 1) % 3, f"v{v}", 0.5, role="vote") for id in ids for v in (0, 1)]
+            return votes if self.looks % 2 else [*votes, *super().poll(ticket)]
+
+    rounds = list(cycle(dataset, network, oracle=Voters(truth), journal=path))
+    expected = timeless(list(cycle(dataset, network)))
+    assert [r.ids for r in rounds] == [r.ids for r in expected]
+    assert [r.metrics for r in rounds] == [r.metrics for r in expected]
+    assert [r.cost for r in rounds] == [5.0, 10.0, 18.0]
+    with Journal(path) as journal:
+        assert sum(said.role == "vote" for said in journal.history()) == 36
+
+
+def test_what_a_request_tells(dataset: ActiveDataset, network: Network, tmp_path: Path) -> None:
+    """Predictions are those of the posterior that chose, and a resumed run shows the same."""
+
+    class Curious(Scripted):
+        shows_predictions = True
+        heard: list[Round]
+        closed = 0
+
+        def told(self, round: Round) -> None:
+            self.heard = [*getattr(self, "heard", []), round]
+
+        def close(self) -> None:
+            self.closed += 1
+
+    def refuse(request: Request) -> list[Annotation]:
+        raise Waiting("later")
+
+    truth, path = truth_of(dataset), tmp_path / "journal.sqlite"
+    first = Curious(truth, {"round-2-attempt-0": refuse})
+    with pytest.raises(Waiting, match="later"):
+        list(cycle(dataset, network, oracle=first, journal=path, strategy="max_entropy", draws=64, test_draws=64))
+    assert first.closed == 1
+    second = Curious(truth)
+    rounds = list(cycle(dataset, network, oracle=second, journal=path, strategy="max_entropy", draws=64, test_draws=64))
+    assert second.heard == rounds and first.heard == rounds[:2]
+    start, middle, last = *first.requests[:2], second.requests[0]
+    assert start.predictions is None and start.uncertainty is None and start.metrics == {}
+    assert [(r.round, r.n_labels, r.budget) for r in (start, middle, last)] == [(0, 0, 18), (1, 5, 18), (2, 10, 18)]
+    assert middle.metrics == rounds[0].metrics and last.metrics == rounds[1].metrics
+    assert [said.id for said in last.history] == [*rounds[0].ids, *rounds[1].ids]
+    for request, again in ((middle, None), (last, first.requests[2])):
+        assert request.predictions is not None and request.uncertainty is not None
+        torch.testing.assert_close(request.predictions.sum(dim=1), torch.ones(len(request.ids)))
+        # other draws than the strategy's, of the same posterior: the entropy it chose by, but for the sampling
+        torch.testing.assert_close(request.uncertainty, torch.tensor(request.scores), rtol=0, atol=0.12)
+        assert again is None or torch.equal(again.predictions, request.predictions)  # type: ignore[arg-type]
+    assert timeless(rounds) == timeless(
+        list(cycle(dataset, network, strategy="max_entropy", draws=64, test_draws=64))
+    )  # and showing them changes nothing
+
+
+@pytest.mark.parametrize("abstains", [0.0, 0.4])
+@pytest.mark.parametrize("max_cost", [1.0, 7.3, 20.0, 60.0])
+@pytest.mark.parametrize("strategy", ["bald", "random"])
+def test_a_budget_in_cost_is_never_overspent_and_no_label_is_left_that_it_could_pay(
+    dataset: ActiveDataset, network: Network, tmp_path: Path, max_cost: float, abstains: float, strategy: str
+) -> None:
+    truth, path = truth_of(dataset), tmp_path / "journal.sqlite"
+    prices = 1 + 2 * torch.rand(120, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    refuses = {id for id in range(120) if torch.rand(1, generator=torch.Generator().manual_seed(id)) < abstains}
+
+    class Charging(Scripted):
+        def price(self, ids: Sequence[int]) -> Sequence[float]:
+            return prices[list(ids)].tolist()
+
+        def poll(self, ticket: str) -> Sequence[Annotation]:
+            return [
+                Annotation(id, None if id in refuses else int(truth[id]), "ann", float(prices[id]))
+                for id in self.requests[-1].ids
+            ]
+
+    options: dict[str, Any] = {"counts": (5, 10, 15, 20), "max_cost": max_cost, "strategy": strategy}
+    oracle = Charging(truth)
+    if max_cost < float(prices.min()) or max_cost == 1.0:
+        with pytest.raises(UserError, match=r"The budget in cost of 1 pays no label: the cheapest may cost 1\.0"):
+            cycle(dataset, network, oracle=oracle, journal=path, **options)
+        return
+    rounds = list(cycle(dataset, network, oracle=oracle, journal=path, **options))
+    asked = {id for request in oracle.requests for id in request.ids}
+    paid = sum(float(prices[id]) for id in asked)
+    assert paid <= max_cost
+    with Journal(path) as journal:
+        assert journal.paid() == pytest.approx(paid)
+        ended = journal.about("ended") or rounds[-1].stopped
+    if rounds[-1].n_labels < 20:
+        assert paid + min(float(prices[id]) for id in range(120) if id not in asked) > max_cost
+        assert ended is not None and f"budget in cost of {max_cost:g} is spent" in ended
+    labelled = {id for round in rounds for id in round.ids}
+    assert labelled == asked - refuses
+    assert [round.n_labels for round in rounds[:-1]] == [5, 10, 15, 20][: len(rounds) - 1]
+    assert timeless(list(cycle(dataset, network, oracle=Charging(truth), journal=path, **options))) == timeless(rounds)
+
+
+def test_a_budget_in_cost_needs_prices(dataset: ActiveDataset, network: Network) -> None:
+    truth = truth_of(dataset)
+    with pytest.raises(
+        UserError, match=r"needs to know what an answer may cost; give the oracle a method price\(ids\)"
+    ):
+        cycle(dataset, network, oracle=SlowOracle(truth), max_cost=5.0)
+    with pytest.raises(UserError, match="these annotations cost nothing"):
+        cycle(dataset, network, max_cost=5.0)
+    for prices in ([1.0], [-1.0] * 120, "abc", None, [float("nan")] * 120):
+        oracle = SlowOracle(truth)
+        oracle.price = lambda ids, prices=prices: prices  # type: ignore[attr-defined]
+        with pytest.raises(UserError, match=r"price\(ids\) must give one number for each id, 0 or more"):
+            cycle(dataset, network, oracle=oracle, max_cost=5.0)
+    for wrong in (0.0, -1.0, float("nan")):
+        with pytest.raises(UserError, match="'max_cost' is a number above 0"):
+            cycle(dataset, network, max_cost=wrong)
+        with pytest.raises(UserError, match="'time_limit' is a number above 0"):
+            cycle(dataset, network, time_limit=wrong)
+
+
+class Bad(SlowOracle):
+    """Answers the first two items rightly and then does one thing wrong."""
+
+    wrong = ""
+    hang = threading.Event()
+
+    def poll(self, ticket: str) -> Any:
+        ids = self.requests[-1].ids
+        good = [Annotation(id, int(self.labels[id]), "slow") for id in ids[:2]]
+        rest = [Annotation(id, int(self.labels[id]), "slow") for id in ids[2:]]
+        self.looks += 1
+        if self.looks == 1:
+            return good
+        if self.wrong == "raises":
+            raise KeyError("no such thing")
+        if self.wrong == "hangs":
+            self.hang.wait()
+        if self.wrong == "says no more":
+            return good
+        if self.wrong == "no list":
+            return 7
+        others = {
+            "no annotation": [*rest, "three"],
+            "another's id": [*rest, Annotation(119, 0)],
+            "too many": [*rest, *(Annotation(id, 0) for id in range(100, 120))],
+            "a wrong class": [*rest, Annotation(ids[2], 77)],
+            "a negative cost": [*rest, Annotation(ids[2], 1, cost=-2.0)],
+        }
+        return others[self.wrong]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told", "kept"),
+    [
+        ("raises", r"The oracle's poll failed: KeyError: 'no such thing' \(test_asking.py, line \d+\)", 2),
+        ("hangs", r"The oracle's poll did not return within 0\.2 s \(time_limit\)", 2),
+        ("says no more", r"given no answer for 0\.2 s \(time_limit\); 2 of 5 are there and kept", 2),
+        ("no list", "must give a list of annotations, not int", 2),
+        ("no annotation", "must give annotations, not str. 3 good answers of this batch are kept", 5),
+        ("another's id", "answered for item 119, which it was not asked for. 3 good", 5),
+        ("too many", "answered for item 100, which it was not asked for. 3 good", 5),
+        ("a wrong class", "the label 77; labels run from 0 to 2", 5),
+        ("a negative cost", "costs -2, less than nothing", 5),
+    ],
+)
+def test_whatever_an_oracle_does_what_it_answered_is_kept_and_not_asked_again(
+    dataset: ActiveDataset, network: Network, tmp_path: Path, wrong: str, told: str, kept: int
+) -> None:
+    truth, path = truth_of(dataset), tmp_path / "journal.sqlite"
+    bad = Bad(truth)
+    bad.wrong = wrong
+    with pytest.raises(UserError, match=told):
+        list(cycle(dataset, network, oracle=bad, journal=path, time_limit=0.2, start="random"))
+    Bad.hang.set()
+    with Journal(path) as journal:
+        answered = set(journal.annotations(0, 0))
+        assert len(answered) == kept
+    mended = Scripted(truth)
+    rounds = list(cycle(dataset, network, oracle=mended, journal=path))
+    assert not answered & {id for request in mended.requests for id in request.ids}
+    assert [r.metrics for r in rounds] == [r.metrics for r in cycle(dataset, network)]
+    Bad.hang.clear()
+
+
+def test_a_submit_that_hangs_or_raises_loses_nothing(dataset: ActiveDataset, network: Network, tmp_path: Path) -> None:
+    truth, path, never = truth_of(dataset), tmp_path / "journal.sqlite", threading.Event()
+
+    def hangs(items: Tensor) -> Any:
+        never.wait()
+
+    def raises(items: Tensor) -> Any:
+        raise OSError("no such server")
+
+    with pytest.raises(UserError, match=r"The oracle's submit did not return within 0\.1 s"):
+        list(cycle(dataset, network, oracle=hangs, journal=path, time_limit=0.1))
+    never.set()
+    with pytest.raises(UserError, match="The oracle 'raises' failed: OSError: no such server"):
+        list(cycle(dataset, network, oracle=raises, journal=path, time_limit=60))
+    rounds = list(cycle(dataset, network, oracle=Scripted(truth), journal=path, time_limit=60))
+    assert [r.ids for r in rounds] == [r.ids for r in cycle(dataset, network)]
+
+
+def test_an_oracle_that_always_abstains_is_told_before_the_pool_is_used_up(
+    dataset: ActiveDataset, network: Network, tmp_path: Path
+) -> None:
+    path, asked = tmp_path / "journal.sqlite", list[int]()
+
+    def no_one(items: Tensor, ids: Tensor) -> list[None]:
+        asked.extend(ids.tolist())
+        return [None] * len(items)
+
+    told = "abstained from every item of the last 10 requests, and labelled none"
+    for expected in (50, 100):  # whoever resumes it has looked at it
+        with pytest.raises(UserError, match=told):
+            list(cycle(dataset, network, oracle=no_one, journal=path))
+        assert len(asked) == len(set(asked)) == expected
+
+
+def test_answers_that_are_recorded_from_other_threads_are_on_the_disk_before_poll(
+    dataset: ActiveDataset, network: Network, tmp_path: Path
+) -> None:
+    truth, path = truth_of(dataset), tmp_path / "journal.sqlite"
+
+    class Threads(Scripted):
+        def submit(self, request: Request) -> str:
+            def answer(id: int) -> None:
+                request.record([Annotation(id, int(truth[id]), threading.current_thread().name)])
+                with Journal(path, beside=True) as journal:
+                    assert id in {said.id for said in journal.history()}
+                    done.append(id)
+
+            done: list[int] = []
+            threads = [threading.Thread(target=answer, args=(id,)) for id in request.ids]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert sorted(done) == sorted(request.ids)
+            return request.key
+
+        def poll(self, ticket: str) -> Sequence[Annotation]:
+            return []
+
+    rounds = list(cycle(dataset, network, oracle=Threads(truth), journal=path))
+    assert [r.ids for r in rounds] == [r.ids for r in cycle(dataset, network)]
+
+
+def test_a_wrong_answer_cannot_be_recorded(dataset: ActiveDataset, network: Network) -> None:
+    class Wrong(Scripted):
+        def submit(self, request: Request) -> str:
+            with pytest.raises(UserError, match="label 9; labels run from 0 to 2"):
+                request.record([Annotation(request.ids[0], 9)])
+            with pytest.raises(UserError, match=r"which it was not asked for\. 1 good"):
+                request.record([Annotation(request.ids[0], 1), Annotation(-5, 1)])
+            return super().submit(request)
+
+    assert len(list(cycle(dataset, network, oracle=Wrong(truth_of(dataset))))) == 3
+
+
+ROLES: list[Role] = ["answer", "answer", "vote", "withdrawn", "correction"]
+
+
+@given(
+    st.lists(
+        st.builds(
+            lambda id, label, annotator, role: Annotation(
+                id, None if role == "withdrawn" else label, annotator, role=role
+            ),
+            st.integers(0, 2),
+            st.integers(0, 2),
+            st.sampled_from("abc"),
+            st.sampled_from(ROLES),
+        ),
+        max_size=14,
+    )
+)
+def test_what_stands_of_a_history(history: list[Annotation]) -> None:
+    """Read from its end: the last correction, or the first answer met whose annotator has said nothing since."""
+    found = standing(history)
+    for id in range(3):
+        said = [a for a in reversed(history) if a.id == id]
+        corrections = [a for a in said if a.role == "correction"]
+        spoken: set[str] = set()
+        expected: Annotation | None = corrections[0] if corrections else None
+        for a in said:
+            if expected is None and a.role == "answer" and a.annotator not in spoken:
+                expected = a
+            if a.role in ("answer", "withdrawn"):
+                spoken.add(a.annotator)
+        assert found.get(id) == expected
+
+
+def test_a_pause_between_looks_grows_but_not_for_ever(dataset: ActiveDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr("activebdl.asking._LONGEST_PAUSE", 2.0)
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    list(cycle(dataset, small_network, oracle=SlowOracle(truth_of(dataset)), counts=(12,)))
+    assert pauses[0] == 0 and pauses == sorted(pauses) and pauses[-1] == 2.0 and len(pauses) == 12
