@@ -1,5 +1,7 @@
 """The cycle with oracles that revise, vote, cost, hang, fail, or answer elsewhere: nothing answered is lost."""
 
+import contextlib
+import sqlite3
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -348,6 +350,36 @@ def test_an_oracle_that_always_abstains_is_told_before_the_pool_is_used_up(
         with pytest.raises(UserError, match=told):
             list(cycle(dataset, network, oracle=no_one, journal=path))
         assert len(asked) == len(set(asked)) == expected
+
+
+def test_a_disk_that_fills_up_in_the_middle_stops_the_run_and_it_goes_on_when_there_is_room(
+    dataset: ActiveDataset, network: Network, tmp_path: Path
+) -> None:
+    truth, path = truth_of(dataset), tmp_path / "journal.sqlite"
+    for request in range(3):  # the first such that fails is the next one
+        with Journal(path) as journal:
+
+            class Filling(Scripted):
+                def submit(self, request: Request) -> str:
+                    pages = journal._rows("PRAGMA page_count")[0][0]
+                    journal._rows(f"PRAGMA max_page_count = {pages}")
+                    with contextlib.suppress(sqlite3.OperationalError):
+                        journal._database.execute("CREATE TABLE filler (what)")
+                        while True:
+                            journal._database.execute("INSERT INTO filler VALUES (zeroblob(300))")
+                    return super().submit(request)
+
+            with pytest.raises(UserError, match="cannot be written: database or disk is full. What it holds is safe"):
+                list(cycle(dataset, network, oracle=Filling(truth)).run(journal))
+            assert len(journal.history()) == [0, 5, 10][request]
+            journal._rows("PRAGMA max_page_count = 100000")
+            journal._database.execute("DROP TABLE IF EXISTS filler")
+        rounds: list[Round] = []
+        for round in cycle(dataset, network, oracle=Scripted(truth), journal=path):
+            rounds.append(round)
+            if len(rounds) == request + 1:
+                break
+    assert timeless(list(cycle(dataset, network, journal=path))) == timeless(list(cycle(dataset, network)))
 
 
 def test_answers_that_are_recorded_from_other_threads_are_on_the_disk_before_poll(

@@ -178,6 +178,15 @@ def test_a_full_disk_is_told_and_what_was_there_stays(path: Path) -> None:
         assert journal.history() == [Annotation(0, 1), Annotation(1, 2)]
 
 
+def test_a_journal_that_can_only_be_read_is_told_when_it_is_written(path: Path) -> None:
+    with Journal(path) as journal:
+        journal.write_request(0, 0, Asked((5,), (None,)))
+        journal._rows("PRAGMA query_only = ON")
+        with pytest.raises(UserError, match="cannot be written: attempt to write a readonly database. What it"):
+            journal.write_annotations([Annotation(5, 1)])
+        assert journal.request(0, 0) == Asked((5,), (None,))
+
+
 def test_a_damaged_journal_is_told_and_left_as_it_is(path: Path) -> None:
     with Journal(path) as journal:
         journal.write_request(0, 0, Asked(tuple(range(3000)), (None,) * 3000))
