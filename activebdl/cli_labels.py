@@ -65,7 +65,7 @@ def ingest(
 ) -> None:
     """Takes the answers of a file, says what is missing, and goes on with the run when nothing is."""
     from activebdl.journal import Journal
-    from activebdl.labels import read_answers, target_of
+    from activebdl.labels import read_answers, target_of, waits_for
     from activebdl.run_folders import JOURNAL, spec_of
 
     folder = folder_of(run, runs)
@@ -85,8 +85,7 @@ def ingest(
             f"{len(found.mistakes)} lines of '{file}' cannot be taken; mend them and ingest it again:\n{told}{more}"
         )
     if missing:
-        shown = ", ".join(str(id) for id in missing[:20]) + (", ..." if len(missing) > 20 else "")
-        raise Waiting(f"{len(missing)} answers are missing, of items {shown}; add them and ingest the file again.")
+        raise Waiting(f"The run still waits for {waits_for(missing)}; add their labels and ingest the file again.")
     _go_on(folder, runs, mlflow)
 
 
@@ -116,7 +115,7 @@ def labels(
         typer.echo(
             "kept; the run is finished, and uses it no more" if finished else "kept, and used from the next round on"
         )
-    lines, trouble = book.all_lines(path)
+    lines, missing, trouble = book.all_lines(path)
     target = book.target_of(path)
     if export is not None:
         try:
@@ -125,7 +124,7 @@ def labels(
             raise UserError(f"'{export}' cannot be written: {error.strerror or error}.") from error
         typer.echo(f"{len(lines):,} lines written to {export}")
     elif not fix:
-        typer.echo(book.summary(lines, target))
+        typer.echo(book.summary(lines, target, missing))
     if trouble is not None:
         raise UserError(f"The journal '{path}' is damaged ({trouble}); these are the lines that can still be read.")
 

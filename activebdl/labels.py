@@ -76,8 +76,8 @@ def to_csv(lines: Sequence[Line], target: Target) -> str:
     return text.getvalue()
 
 
-def summary(lines: Sequence[Line], target: Target) -> str:
-    """How many labels there are, of which classes, from whom."""
+def summary(lines: Sequence[Line], target: Target, missing: Sequence[int] = ()) -> str:
+    """How many labels there are, of which classes, from whom, and which answers the run waits for."""
     counting = standing(line.annotation for line in lines).values()
     labels = [said.label for said in counting if said.label is not None]
     told = [f"{len(labels):,} labels, {len(counting) - len(labels):,} abstentions, {len(lines):,} lines of history"]
@@ -88,7 +88,15 @@ def summary(lines: Sequence[Line], target: Target) -> str:
         theirs = [line.annotation for line in lines if line.annotation.annotator == annotator]
         cost, seconds = sum(said.cost for said in theirs), sum(said.seconds for said in theirs) / number
         told.append(f"{annotator}: {number:,} lines, cost {cost:g}, {seconds:.2g} s each")
+    if missing:
+        told.append(f"waits for {waits_for(missing)}")
     return "\n".join(told)
+
+
+def waits_for(missing: Sequence[int]) -> str:
+    """Of which items answers are missing, in words."""
+    items = "item" if len(missing) == 1 else f"{len(missing):,} items:"
+    return f"{items} {', '.join(str(id) for id in missing[:20])}{', ...' if len(missing) > 20 else ''}"
 
 
 @dataclass
@@ -214,8 +222,16 @@ def _correction(assignment: str, target: Target, known: Mapping[int, Annotation]
     return Annotation(int(id), parse_label(label, target), annotator, role="correction")
 
 
-def all_lines(path: Path) -> tuple[list[Line], str | None]:
-    """The whole history of a journal, of an earlier version too; see `activebdl.journal.read_history`."""
-    with contextlib.suppress(UserError):  # it may be damaged, or on a disk that cannot be written, and still be read
-        Journal(path, beside=True).close()  # makes today's tables of earlier ones
-    return read_history(path)
+def all_lines(path: Path) -> tuple[list[Line], list[int], str | None]:
+    """The whole history of a journal, of an earlier version too.
+
+    Returns:
+        The lines, the ids whose answers the run waits for, and what is wrong with a file that is damaged: then the lines
+        are those that can still be read.
+    """
+    missing: list[int] = []
+    with contextlib.suppress(UserError), Journal(path, beside=True) as journal:  # or it can only be read
+        waiting = journal.open_request()
+        missing = [] if waiting is None else journal.missing(*waiting)
+    lines, trouble = read_history(path)
+    return lines, missing, trouble

@@ -62,7 +62,7 @@ def journal_of(path: Path, target: Target = PETS) -> Path:
 
 
 def rows(path: Path) -> list[dict[str, str]]:
-    lines, trouble = all_lines(path)
+    lines, _, trouble = all_lines(path)
     assert trouble is None
     return list(csv.DictReader(io.StringIO(to_csv(lines, target_of(path)))))
 
@@ -88,8 +88,16 @@ def test_everything_that_was_said_is_exported_and_what_counts_is_marked(tmp_path
     ]
     assert [float(row["cost"]) for row in found[:2]] == [2.0, 1.0] and float(found[0]["seconds"]) == 1.5
     told = summary(all_lines(path)[0], PETS)
+    assert "waits" not in told
     assert "2 labels, 1 abstentions, 7 lines of history" in told
     assert "by class: cat: 1, dog: 0, 3: 1" in told and "ann: 4 lines, cost 2," in told
+
+
+def test_which_answers_a_run_waits_for(tmp_path: Path) -> None:
+    path = journal_of(tmp_path)
+    lines, missing, _ = all_lines(path)
+    assert missing == [7] and summary(lines, PETS, missing).endswith("waits for item 7")
+    assert summary(lines, PETS, range(25)).endswith("waits for 25 items: " + ", ".join(map(str, range(20))) + ", ...")
 
 
 @pytest.mark.parametrize(
@@ -129,7 +137,7 @@ def test_what_can_still_be_read_of_a_damaged_journal_is_exported(tmp_path: Path)
     with path.open("r+b") as file:
         file.seek(size * 2 // 3)
         file.write(b"\xff" * 8192)
-    lines, trouble = all_lines(path)
+    lines, _, trouble = all_lines(path)
     assert root and trouble is not None and 100 < len(lines) < 4000
     assert [line.annotation for line in lines] == [Annotation(id, id % 3, "ann") for id in ids[: len(lines)]]
 

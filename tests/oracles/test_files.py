@@ -137,7 +137,7 @@ def test_a_run_by_files_is_the_run_with_the_labels_at_hand(
         wrong = {"id": first, "label": (int(truth[first]) + 1) % 10}
         code, told = give([wrong, *right[1:8]])
         assert code == 3 and "8 new answers taken, 0 were known" in told
-        assert f"{len(right) - 8} answers are missing" in told
+        assert f"still waits for {len(right) - 8} items: " in told
         code, told = give([right[0], {"id": right[9]["id"], "label": "horse"}, *right[1:9]])
         assert code == 2 and "2 new answers taken, 7 were known" in told and "line" in told and "'horse'" in told
         code, told = give(right[4:])
