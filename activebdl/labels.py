@@ -226,8 +226,8 @@ def all_lines(path: Path) -> tuple[list[Line], list[int], str | None]:
     """The whole history of a journal, of an earlier version too.
 
     Returns:
-        The lines, the ids whose answers the run waits for, and what is wrong with a file that is damaged: then the lines
-        are those that can still be read.
+        The lines, the ids whose answers the run waits for, and what is wrong with a file that is damaged: then they
+        are those lines that can still be read.
     """
     missing: list[int] = []
     with contextlib.suppress(UserError), Journal(path, beside=True) as journal:  # or it can only be read
