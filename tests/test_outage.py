@@ -350,6 +350,35 @@ def test_a_run_that_someone_deleted_stops_no_other(
     Case(spec, rounds, data, ("x", "y"), 0.0).check(store)
 
 
+def test_what_was_missed_is_there_as_soon_as_the_server_is(
+    spec: RunSpec, rounds: list[Round], data: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, clock = Store(iter(["refused"] * 2)), [0.0]
+    with MlflowTracking(store, "0", outbox=Outbox(lambda: clock[0])).run(spec, "one", "uid-one") as track:
+        clock[0] += 100.0
+        track(data, rounds[0])
+        assert store.runs == []
+        clock[0] += 9.0  # of the second pause's 10
+        track(data, rounds[1])
+        assert store.runs == []
+        clock[0] += 1.0
+        track(data, rounds[2])
+        assert [step for key, step, _, _ in store.runs[0].points if key == "accuracy"] == [20, 40, 60]
+        assert [line.split()[1] for line in capsys.readouterr().out.splitlines()] == ["fails", "is"]
+    assert store.calls.count("create_run") == 1
+
+
+def test_a_parameter_that_is_told_in_other_words_by_now_is_left_as_it_is(
+    spec: RunSpec, rounds: list[Round], data: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    case, store = Case(spec, rounds, data, ("one",), 0.0), Store()
+    case.go(store)
+    store.runs[0].params["label"] = "an older version's words"  # which MLflow lets nobody change
+    case.go(store)
+    assert "MLflow" not in capsys.readouterr().out
+    assert store.runs[0].params["label"] == "an older version's words"
+
+
 def test_what_the_store_has_is_not_written_again(spec: RunSpec, rounds: list[Round], data: Any) -> None:
     case, store = Case(spec, rounds, data, ("one",), 0.0), Store()
     case.go(store)
