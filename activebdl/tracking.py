@@ -2,7 +2,8 @@
 
 An experiment is a data set and a protocol; a comparison is a parent run, under which each (strategy, posterior, seed)
 is a child. The step of every metric is the number of labels. MLflow shows what the journal knows, and no more: when
-it fails, the run goes on, and `activebdl resume` sends what is missing. A round that is sent twice is one point.
+it fails, the run goes on, and what is missing is sent when it is back, or by `activebdl resume`; each round is one
+point, whatever failed when.
 """
 
 import contextlib
@@ -11,26 +12,23 @@ import io
 import logging
 import math
 import os
-import platform
 import tempfile
-from collections.abc import Callable, Generator, Mapping
+import time
+from collections import deque
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from activebdl import __version__
-from activebdl.build import make_strategy
 from activebdl.data import ActiveDataset
-from activebdl.devices import choose_device, describe
-from activebdl.errors import UserError
+from activebdl.errors import UserError, Waiting
 from activebdl.mlflow_ui import NUMBERS, VIEW_TAG, charts_url, serve, share_view
-from activebdl.pictures import asked_grid, confusion_matrix, reliability_diagram
+from activebdl.outbox import Outbox, reason
 from activebdl.progress import say
 from activebdl.rounds import Round
 from activebdl.runs import Tracking, TrackRound
 from activebdl.spec import RunSpec, spec_text
-from activebdl.targets import Classes, Target
+from activebdl.tracked import EACH_ROUND, flat, machine, metrics_of, pictures_of
 
 UID = "activebdl.uid"
 
@@ -41,11 +39,23 @@ class MlflowTracking:
     Args:
         client: Of the store.
         experiment_id: The experiment's.
-        parent: The run id of the comparison; None outside of one.
+        runs: The folder of all runs, which the command that resumes one names.
+        parent: The comparison's run; None outside of one.
+        outbox: Keeps what the store could not be told.
     """
 
-    def __init__(self, client: Any, experiment_id: str, parent: str | None = None) -> None:
+    def __init__(
+        self,
+        client: Any,
+        experiment_id: str,
+        *,
+        runs: Path = Path("runs"),
+        parent: "_Run | None" = None,
+        outbox: Outbox | None = None,
+    ) -> None:
         self.client, self.experiment_id, self.parent = client, experiment_id, parent
+        self.outbox = outbox or Outbox()
+        self._where = "" if runs == Path("runs") else f" --runs {runs}"
 
     @staticmethod
     def prepare(runs: Path, experiment: str) -> "MlflowTracking":
@@ -82,190 +92,212 @@ class MlflowTracking:
             raise
         except Exception as error:
             raise UserError(
-                f"MLflow's store '{uri}' cannot be written: {_reason(error)}. "
+                f"MLflow's store '{uri}' cannot be written: {reason(error)}. "
                 "Mend it, set MLFLOW_TRACKING_URI to another, or go without: --no-mlflow."
             ) from error
-        return MlflowTracking(client, experiment_id)
+        return MlflowTracking(client, experiment_id, runs=runs)
 
     @contextlib.contextmanager
     def comparison(self, name: str, uid: str) -> Generator[Tracking]:
         """A parent run, the same one when the comparison goes on."""
-        try:
-            run_id = self._run(name, uid, tags={})
-        except Exception as error:
-            raise UserError(f"MLflow fails: {_reason(error)}. Mend it, or go without: --no-mlflow.") from error
-        with self._ended(run_id):
-            yield MlflowTracking(self.client, self.experiment_id, run_id)
+        parent = _Run(self.client, self.experiment_id, name, uid)
+        with self._open(parent):
+            yield MlflowTracking(self.client, self.experiment_id, parent=parent, outbox=self.outbox)
 
     @contextlib.contextmanager
     def run(self, spec: RunSpec, name: str, uid: str) -> Generator[TrackRound]:
         """A run, the same one when it is resumed."""
-        tags = machine(spec) | ({} if self.parent is None else {"mlflow.parentRunId": self.parent})
-        sender = _Sender(self.client, self.experiment_id)
-        sender.start(spec, lambda: self._run(name, uid, tags))
-        with self._ended(sender.run_id):
-            yield sender.send
+        run = _Run(self.client, self.experiment_id, name, uid, spec, self.parent)
 
-    def _run(self, name: str, uid: str, tags: Mapping[str, str]) -> str:
-        found = self.client.search_runs([self.experiment_id], f"tags.`{UID}` = '{uid}'", max_results=1)
-        if found:
-            self.client.update_run(found[0].info.run_id, status="RUNNING")
-            return found[0].info.run_id
-        return self.client.create_run(self.experiment_id, run_name=name, tags={UID: uid, **tags}).info.run_id
+        def track(dataset: ActiveDataset, round: Round) -> None:
+            run.take(dataset, round)
+            self.outbox.send()
+
+        with self._open(run):
+            yield track
 
     @contextlib.contextmanager
-    def _ended(self, run_id: str) -> Generator[None]:
+    def _open(self, run: "_Run") -> Generator[None]:
         status = "FAILED"
         try:
+            self.outbox.add(run)
+            self.outbox.send()
             yield
             status = "FINISHED"
         except KeyboardInterrupt:
             status = "KILLED"
             raise
+        except Waiting:
+            # Not FAILED, for nothing is wrong, nor RUNNING, for nobody works on it. MLflow's pages show SCHEDULED like
+            # RUNNING, in blue and without an end, but by its own name: one sees which runs wait for labels.
+            status = "SCHEDULED"
+            raise
         finally:
-            with contextlib.suppress(Exception):  # the journal is what counts
-                self.client.set_terminated(run_id, status)
+            run.end(status)
+            if self.parent is None:
+                self.outbox.close(f"activebdl resume {run.name}{self._where}")
+            else:
+                self.outbox.send()  # the comparison has more occasions
 
 
-class _Sender:
-    """Sends the rounds of one run, each once."""
+class _Run:
+    """A run in the store, and what it has not been told; a comparison is a run without a spec and rounds.
 
-    def __init__(self, client: Any, experiment_id: str) -> None:
-        self.client, self.experiment_id = client, experiment_id
+    `send` may fail at any call, whether the store did what it was asked for or not, and goes on there the next time.
+    """
+
+    def __init__(
+        self,
+        client: Any,
+        experiment_id: str,
+        name: str,
+        uid: str,
+        spec: RunSpec | None = None,
+        parent: "_Run | None" = None,
+    ) -> None:
+        self.client, self.experiment_id, self.parent = client, experiment_id, parent
+        self.name, self.uid, self.spec = name, uid, spec
         self.run_id = ""  # until the store has the run
-        self._failed = False
+        self._begun_ms, self._ended_ms = _now_ms(), 0
+        self._status, self._status_told = "RUNNING", ""
+        self._creations = 0
+        self._params = {} if spec is None else flat(spec)  # not sent yet
+        self._rounds: deque[tuple[ActiveDataset, Round]] = deque()  # whose metrics are not sent
+        self._undrawn: deque[tuple[ActiveDataset, Round]] = deque()  # whose pictures are not sent
+        self._sent: set[int] | None = None  # the steps that the store has; None where we must look
+        self._sent_before: set[int] | None = None  # those of a run that is resumed
+        self._files: set[str] | None = None  # those that the store has
         self._selections = io.StringIO()
         self._csv = csv.writer(self._selections, lineterminator="\n")
         self._csv.writerow(["n_labels", "position", "id", "label", "score"])
+        self._csv_is_new = False
 
-    def start(self, spec: RunSpec, make: Callable[[], str]) -> None:
-        """The run, its parameters once, and what the store has of it already."""
-        from mlflow.entities import Param
-
-        def begin() -> None:
-            self.run_id = make()
-            self.client.log_batch(self.run_id, params=[Param(key, value) for key, value in flat(spec).items()])
-            self.client.log_text(self.run_id, spec_text(spec), "spec.yaml")
-
-        self._sent: set[int] = set()
-        self._pictures: set[str] = set()
-        self._last = spec.label_counts()[-1]
-        self._trying(begin)
-        self._trying(self._look)
-
-    def _look(self) -> None:
-        self._sent = {point.step for point in self.client.get_metric_history(self.run_id, "nll")}
-        for folder in (None, "asked"):
-            self._pictures |= {entry.path for entry in self.client.list_artifacts(self.run_id, folder)}
-
-    def send(self, dataset: ActiveDataset, round: Round) -> None:
-        """One batch of metrics, and the pictures; what is there already is not sent again."""
+    def take(self, dataset: ActiveDataset, round: Round) -> None:
+        """Keeps a round until it is sent."""
         for position, (id, label, score) in enumerate(zip(round.ids, round.labels, round.scores, strict=True)):
             self._csv.writerow([round.n_labels, position, id, label, "" if score is None else f"{score:.6g}"])
-        if dataset.target.kind == "numbers" and round.number == 0:
-            self._trying(lambda: share_view(self.client, self.experiment_id, NUMBERS))
-        self._trying(lambda: self._metrics(dataset, round))
-        self._trying(lambda: self._artifacts(dataset, round))
+        self._rounds.append((dataset, round))
+        self._undrawn.append((dataset, round))
 
-    def _metrics(self, dataset: ActiveDataset, round: Round) -> None:
-        if round.n_labels in self._sent:
+    def end(self, status: str) -> None:
+        """No more rounds come; how it ended."""
+        self._status, self._ended_ms = status, _now_ms()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether it has ended."""
+        return self._ended_ms > 0
+
+    def send(self) -> None:
+        """The run, its parameters once, the metrics of each round, how it ended, and the files."""
+        self.require()
+        if self._params:
+            from mlflow.entities import Param
+
+            self.client.log_batch(self.run_id, params=[Param(key, value) for key, value in self._params.items()])
+            self._params = {}
+        while self._rounds:
+            self._send_metrics(*self._rounds[0])
+            self._rounds.popleft()
+        if self._status != self._status_told:
+            self._send_status()
+        if self.spec is not None:  # last: they may lie in another place, which fails by itself
+            self._send_files(self.spec)
+
+    def require(self) -> None:
+        """The run, found or made."""
+        if self.run_id:
             return
+        if self.parent is not None:
+            self.parent.require()
+        found = self._find()
+        if found is not None:
+            self.run_id, self._status_told = found.info.run_id, found.info.status
+            self._params = {key: value for key, value in self._params.items() if key not in found.data.params}
+            return
+        tags = {UID: self.uid} | ({} if self.spec is None else machine(self.spec))
+        if self.parent is not None:
+            tags["mlflow.parentRunId"] = self.parent.run_id
+        self._creations += 1
+        made = self.client.create_run(self.experiment_id, start_time=self._begun_ms, tags=tags, run_name=self.name)
+        self.run_id, self._status_told = made.info.run_id, "RUNNING"
+
+    def _find(self) -> Any:
+        """The store's run of this uid; None where there is none.
+
+        A server that hung may make a run that we gave up, beside the one that we made when it was back: such an empty
+        one is deleted, where it is certain which is which.
+        """
+        found = self.client.search_runs([self.experiment_id], f"tags.`{UID}` = '{self.uid}'")
+        found = sorted(found, key=lambda run: (run.info.run_id != self.run_id, -len(run.data.metrics)))
+        for other in found[1:]:
+            if (self.run_id or found[0].data.metrics) and not other.data.metrics:
+                self.client.delete_run(other.info.run_id)
+        return found[0] if found else None
+
+    def _send_metrics(self, dataset: ActiveDataset, round: Round) -> None:
+        """One batch."""
         from mlflow.entities import Metric
 
+        if self._sent is None:
+            self._sent = {point.step for point in self.client.get_metric_history(self.run_id, EACH_ROUND)}
+            self._sent_before = self._sent_before if self._sent_before is not None else set(self._sent)
         step = int(round.n_labels)  # a numpy integer would be stored as bytes
-        values = metrics_of(round, dataset.target)
-        batch = [
-            Metric(key, float(value), round.written_ms, step)
-            for key, value in values.items()
-            if math.isfinite(value)  # a store keeps infinity as 1.8e308, which no chart survives
-        ]
-        self.client.log_batch(self.run_id, metrics=batch)
-
-    def _artifacts(self, dataset: ActiveDataset, round: Round) -> None:
-        is_new = round.n_labels not in self._sent
-        if _are_images(dataset):
-            self._png(f"asked/{round.n_labels:05d}-labels.png", lambda: _grid(dataset, round))
-        is_last = round.n_labels == self._last or round.stopped is not None
-        if is_new or is_last:
-            self.client.log_text(self.run_id, self._selections.getvalue(), "selections.csv")
+        if step not in self._sent:
+            values = metrics_of(round, dataset.target)
+            batch = [
+                Metric(key, float(value), round.written_ms, step)
+                for key, value in values.items()
+                if math.isfinite(value)  # a store keeps infinity as 1.8e308, which no chart survives
+            ]
+            sent, self._sent = self._sent, None  # when the answer is lost, the store may have it or not
+            self.client.log_batch(self.run_id, metrics=batch)
+            self._sent = sent | {step}
         if round.stopped is not None:
             self.client.set_tag(self.run_id, "stopped", f"at {round.n_labels:,} labels: {round.stopped}")
-        if is_last and round.confusion:
-            at = f"at {round.n_labels:,} labels"
-            ece, classes = round.metrics["ece"], dataset.classes
-            self._png("confusion_matrix.png", lambda: confusion_matrix(round.confusion, classes, f"confusion {at}"))
-            self._png("reliability.png", lambda: reliability_diagram(round.reliability, ece, f"reliability {at}"))
 
-    def _png(self, name: str, draw: Callable[[], bytes]) -> None:
-        if name in self._pictures:
-            return
+    def _send_status(self) -> None:
+        if self._creations > 1:
+            self._find()
+        if self._status in ("RUNNING", "SCHEDULED"):
+            self.client.update_run(self.run_id, status=self._status)
+        else:
+            self.client.set_terminated(self.run_id, self._status, end_time=self._ended_ms)
+        self._status_told = self._status
+
+    def _send_files(self, spec: RunSpec) -> None:
+        if self._files is None:
+            folders = [self.client.list_artifacts(self.run_id, folder) for folder in (None, "asked")]
+            self._files = {entry.path for folder in folders for entry in folder}
+        if "spec.yaml" not in self._files:
+            self.client.log_text(self.run_id, spec_text(spec), "spec.yaml")
+            self._files.add("spec.yaml")
+        last = spec.label_counts()[-1]
+        while self._undrawn:
+            dataset, round = self._undrawn[0]
+            is_last = round.n_labels == last or round.stopped is not None
+            if dataset.target.kind == "numbers" and round.number == 0:
+                share_view(self.client, self.experiment_id, NUMBERS)
+            for name, draw in pictures_of(dataset, round, is_last).items():
+                if name not in self._files:
+                    self._send_picture(name, draw())
+                    self._files.add(name)
+            self._csv_is_new |= is_last or round.n_labels not in (self._sent_before or ())
+            self._undrawn.popleft()
+        if self._csv_is_new:
+            self.client.log_text(self.run_id, self._selections.getvalue(), "selections.csv")
+            self._csv_is_new = False
+
+    def _send_picture(self, name: str, png: bytes) -> None:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / Path(name).name
-            file.write_bytes(draw())
+            file.write_bytes(png)
             self.client.log_artifact(self.run_id, str(file), str(Path(name).parent) if "/" in name else None)
-
-    def _trying(self, send: Callable[[], None]) -> None:
-        """Labels cost more than metrics: a store that fails stops no run."""
-        if self._failed:
-            return
-        try:
-            send()
-        except Exception as error:
-            self._failed = True
-            say(f"  MLflow fails ({_reason(error)}); the run goes on, and 'activebdl resume' sends what it missed")
 
 
 def store_uri(runs: Path) -> str:
     """Where MLflow's store is: as MLFLOW_TRACKING_URI says, or a database in the folder of all runs."""
     return os.environ.get("MLFLOW_TRACKING_URI") or _own_uri(runs)
-
-
-def metrics_of(round: Round, target: Target) -> dict[str, float]:
-    """What is sent of a round: its metrics, what the fit tells of itself, times in seconds, and what was asked."""
-    values = dict(round.metrics)
-    values |= {f"fit/{key}": value for key, value in round.diagnostics.items()}
-    values |= {f"time/{phase}": seconds for phase, seconds in round.seconds.items()}
-    values["time/round"] = sum(round.seconds.values())
-    values["cost"] = round.cost
-    if round.samples is not None:
-        values["samples"] = round.samples
-    values |= {f"validation/{key}": value for key, value in round.validation.items() if key != "size"}
-    values |= {f"stop/{key}": value for key, value in round.watch.items()}
-    if isinstance(target, Classes):
-        for c, name in enumerate(target.names):
-            values[f"asked/class_{name}"] = round.labels.count(c) / len(round.labels)
-    else:
-        values["asked/mean_label"] = sum(round.labels) / len(round.labels)
-    scores = [score for score in round.scores if score is not None]
-    if scores:
-        values["asked/mean_score"] = sum(scores) / len(scores)
-    return values
-
-
-def machine(spec: RunSpec) -> dict[str, str]:
-    """What a run's numbers may depend on beside its spec, as MLflow's tags."""
-    return {
-        "version": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "device": describe(choose_device(spec.device)),
-    }
-
-
-def flat(spec: RunSpec) -> dict[str, str]:
-    """The spec as MLflow's parameters: ``strategy`` is a name, ``strategy.beta`` an option of it."""
-    params = {"label": f"{make_strategy(spec.strategy).label}, {spec.posterior.name}"}
-
-    def walk(key: str, value: Any) -> None:
-        if isinstance(value, dict):
-            for inner, deeper in value.items():  # pyright: ignore[reportUnknownVariableType]
-                walk(key if inner == "name" else f"{key}.{inner}", deeper)
-        else:
-            params[key] = str(value)
-
-    for key, value in spec.model_dump(mode="json", exclude={"compare", "experiment"}).items():
-        walk(key, value)
-    return params
 
 
 def open_ui(runs: Path, port: int) -> None:
@@ -286,7 +318,9 @@ def open_ui(runs: Path, port: int) -> None:
 
 def _client(uri: str) -> Any:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # its own 7 keep a run waiting for minutes
+    # MLflow's own 7 retries keep a run waiting for minutes; and where only an answer was lost, any would do again what
+    # was done, such as make a run. The outbox tries again, and looks first.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     from mlflow import MlflowClient
 
@@ -299,17 +333,5 @@ def _own_uri(runs: Path) -> str:
     return f"sqlite:///{(runs / 'mlflow.db').resolve()}"
 
 
-def _reason(error: Exception) -> str:
-    """The first line of an error's words."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-
-
-def _grid(dataset: ActiveDataset, round: Round) -> bytes:
-    names = [dataset.classes[int(label)] if dataset.classes else f"{label:.3g}" for label in round.labels]
-    images = dataset.pool[torch.tensor(round.ids, dtype=torch.long)].numpy()
-    return asked_grid(images, names, f"asked for, up to {round.n_labels:,} labels")
-
-
-def _are_images(dataset: ActiveDataset) -> bool:
-    shape = dataset.input_shape
-    return len(shape) == 3 and shape[0] in (1, 3)
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000

@@ -11,11 +11,13 @@ import torch
 
 from activebdl import UserError
 from activebdl.build import build, resolved
+from activebdl.errors import Waiting
 from activebdl.mlflow_ui import VIEW, VIEW_TAG, charts_url
 from activebdl.rounds import Round
 from activebdl.spec import RunSpec, read_spec
 from activebdl.targets import Classes
-from activebdl.tracking import UID, MlflowTracking, flat, metrics_of, store_uri
+from activebdl.tracked import flat, metrics_of
+from activebdl.tracking import UID, MlflowTracking, store_uri
 
 CLASSES = Classes(("a", "b", "c"))
 
@@ -182,12 +184,30 @@ def test_a_store_that_fails_stops_no_run_and_is_made_up_for(
         track(data, rounds[2])
     told = capsys.readouterr().out
     assert told.count("MLflow fails (the server is away)") == 1
-    assert "activebdl resume" in told
-    assert len(points(tracking, "uid-fails")["accuracy"]) == 1
-    with tracking.run(spec, "fails", "uid-fails") as track:
+    assert told.count("MLflow is back") == 1 and "activebdl resume" not in told
+    assert len(points(tracking, "uid-fails")["accuracy"]) == 3
+
+
+def test_a_run_that_waits_for_labels_is_scheduled_until_it_goes_on(
+    runs: Path, spec: RunSpec, rounds: list[Round], data: Any
+) -> None:
+    tracking = MlflowTracking.prepare(runs, "digits")
+
+    def begin() -> None:
+        with tracking.run(spec, "waits", "uid-waits") as track:
+            track(data, rounds[0])
+            raise Waiting("12 items wait for labels")
+
+    with pytest.raises(Waiting):
+        begin()
+    (run,) = tracking.client.search_runs([tracking.experiment_id], f"tags.`{UID}` = 'uid-waits'")
+    assert (run.info.status, run.info.end_time) == ("SCHEDULED", None)
+    with MlflowTracking.prepare(runs, "digits").run(spec, "waits", "uid-waits") as track:
+        assert tracking.client.get_run(run.info.run_id).info.status == "RUNNING"
         for round in rounds:
             track(data, round)
-    assert len(points(tracking, "uid-fails")["accuracy"]) == 3
+    assert tracking.client.get_run(run.info.run_id).info.status == "FINISHED"
+    assert [step for step, _ in points(tracking, "uid-waits")["accuracy"]] == [20, 40, 60]
 
 
 def test_a_store_that_cannot_be_written_is_told_before_anything_else(tmp_path: Path) -> None:
@@ -270,7 +290,9 @@ def test_a_store_that_is_away_when_a_run_begins_stops_it_no_more_than_later(
         with tracking.run(spec, "away", "uid-away") as track:
             for round in rounds:
                 track(data, round)
-    assert capsys.readouterr().out.count("MLflow fails (division by zero)") == 1
+        told = capsys.readouterr().out
+    assert told.count("MLflow fails (division by zero)") == 1
+    assert told.count(f"this sends it: activebdl resume away --runs {runs}\n") == 1 and "MLflow is back" not in told
     assert tracking.client.search_runs([tracking.experiment_id], f"tags.`{UID}` = 'uid-away'") == []
 
 
