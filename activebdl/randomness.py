@@ -66,3 +66,16 @@ def normal_like(like: Tensor, generator: torch.Generator | None = None) -> Tenso
 def some_of(ids: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """``count`` of the ids ``[N]`` at random, or all where there are no more, in the order in which they stand."""
     return ids[torch.randperm(len(ids), generator=generator)[:count].sort().values]
+
+
+def uniforms(seed: int, purpose: str, id: int, count: int) -> list[float]:
+    """Numbers between 0 and 1, both excluded, that one item gets whatever other items are drawn for, and when.
+
+    Args:
+        seed: The run's one integer seed.
+        purpose: What the numbers are for; different purposes are independent.
+        id: The item's.
+        count: How many, at most 8.
+    """
+    digest = hashlib.blake2b(f"{seed}/{purpose}/{id}".encode(), digest_size=8 * count).digest()
+    return [(int.from_bytes(digest[8 * k : 8 * k + 8], "little") // 2**12 + 0.5) / 2**52 for k in range(count)]
