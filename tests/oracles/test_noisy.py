@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from activebdl import ABSTAIN, ActiveDataset, Annotation, Numbers, Request, UserError
 from activebdl.oracles import Oracle, make_oracle
-from activebdl.targets import Label
 
 MATRIX = [[0.7, 0.3, 0.0], [0.05, 0.9, 0.05], [0.0, 0.5, 0.5]]
 N = 6000
@@ -60,9 +59,9 @@ def chi_square(seen: np.ndarray[Any, Any], probabilities: list[list[float]]) -> 
 
 # The 99.9 % points of chi-square with 4, 6 and 7 degrees of freedom are 18.5, 22.5 and 24.3.
 def test_answers_come_as_often_as_the_confusion_matrix_says() -> None:
-    assert chi_square(counts(noisy(confusion=MATRIX))[:, :3], MATRIX) < 18.5
-    transposed = np.array(MATRIX).T
-    assert ((counts(noisy(confusion=MATRIX))[:, :3] - transposed * N / 3) ** 2).max() > 200**2  # the bound can fail
+    seen = counts(noisy(confusion=MATRIX))[:, :3]
+    assert chi_square(seen, MATRIX) < 18.5
+    assert chi_square(seen, [*MATRIX[:2], [0.0, 0.45, 0.55]]) > 18.5  # so near a matrix is told from it
 
 
 def test_errors_of_a_rate_are_uniform_over_the_other_classes() -> None:
@@ -130,10 +129,8 @@ def test_costs_are_one_number_or_by_true_class_or_the_data_set_s() -> None:
 def test_a_confusion_matrix_may_be_a_csv_file(tmp_path: Path) -> None:
     file = tmp_path / "confusion.csv"
     file.write_text("\n".join(",".join(map(str, row)) for row in MATRIX) + "\n")
-    labels: list[list[Label]] = [
-        [a.label for a in said(noisy(confusion=c), range(99))] for c in (file, str(file), MATRIX)
-    ]
-    assert labels[0] == labels[1] == labels[2]
+    for path in (file, str(file)):
+        assert said(noisy(confusion=path), range(99)) == said(noisy(confusion=MATRIX), range(99))
 
 
 @pytest.mark.parametrize(
@@ -162,9 +159,9 @@ def test_what_cannot_be_is_told(options: dict[str, Any], sentence: str) -> None:
 
 
 def test_what_cannot_be_with_numbers_is_told() -> None:
-    for options in ({"noise": 1.0, "rate": 0.1}, {"noise": 1.0, "confusion": MATRIX}):
+    for key, value in (("rate", 0.1), ("confusion", MATRIX)):
         with pytest.raises(UserError, match="which have no 'rate' or 'confusion'"):
-            noisy(numbers(10), **options)
+            noisy(numbers(10), noise=1.0, **{key: value})
     for noise in (None, -1.0, math.nan):
         with pytest.raises(UserError, match="'noise' is the standard deviation of the errors"):
             noisy(numbers(10), noise=noise)
