@@ -20,7 +20,7 @@ Votes = Mapping[int, Mapping[str, int]]
 
 # What is believed of every annotator before any vote, as if they had been seen on five items of each class.
 _RIGHT, _WRONG = 4.0, 1.0
-_STEPS = 50  # of EM; a fixed number, so that no last digit decides about one more
+_STEPS = 20  # of EM; a fixed number, so that no last digit decides about one more
 
 
 def majority(votes: Votes) -> dict[int, int]:
@@ -61,6 +61,17 @@ def dawid_skene(votes: Votes, n_classes: int, known: Mapping[int, int] | None = 
     Raises:
         UserError: crowd-kit is not installed.
     """
+    consensus: dict[int, int] = {}
+    for id, probabilities in class_probabilities(votes, n_classes, known).items():
+        best = max(probabilities.values())
+        consensus[id] = _one_of(id, [label for label, p in probabilities.items() if p > best - 1e-9])
+    return consensus
+
+
+def class_probabilities(
+    votes: Votes, n_classes: int, known: Mapping[int, int] | None = None
+) -> dict[int, dict[int, float]]:
+    """By item, how probable each class is that anybody voted for; see `dawid_skene`."""
     check_installed()
     rows = [(id, who, votes[id][who]) for id in sorted(votes) for who in sorted(votes[id])]  # sums do not see the order
     if not rows:
@@ -73,12 +84,7 @@ def dawid_skene(votes: Votes, n_classes: int, known: Mapping[int, int] | None = 
     with _undisturbed():
         model = _smoothed(pd, sorted({who for _, who, _ in rows}), seen, n_classes)
         found = model.fit_predict_proba(data, true_labels=pd.Series(sure) if sure else None)
-    columns = [int(label) for label in found.columns]
-    consensus: dict[int, int] = {}
-    for id, row in zip(found.index.tolist(), found.to_numpy(), strict=True):
-        best = row.max()
-        consensus[id] = _one_of(id, [c for c, p in zip(columns, row, strict=True) if p > best - 1e-9])
-    return consensus
+    return found.to_dict(orient="index")
 
 
 def check_installed() -> None:

@@ -46,7 +46,7 @@ def counts(oracle: Oracle) -> np.ndarray[Any, Any]:
     """[3 true][3 answers, and how often none]."""
     table = np.zeros((3, 4))
     for answer in said(oracle, range(N)):
-        table[answer.id % 3, 3 if answer.label is ABSTAIN else int(answer.label)] += 1
+        table[answer.id % 3, 3 if answer.label is None else int(answer.label)] += 1
     return table
 
 
