@@ -8,8 +8,8 @@ What a member says is a vote, in the journal as soon as it comes; the answer is 
 """
 
 import threading
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ import torch
 
 from activebdl.annotations import ABSTAIN, Annotation, Label
 from activebdl.data.dataset import ActiveDataset
-from activebdl.errors import UserError, Waiting
+from activebdl.errors import UserError, Waiting, is_ours, told
 from activebdl.oracles import Oracle, Request, oracle, sort_annotations
 from activebdl.oracles._consensus import check_installed, dawid_skene, majority
 from activebdl.oracles.function import FunctionOracle
@@ -33,7 +33,7 @@ from activebdl.oracles.noisy import (
     read_confusion,
     true_labels,
 )
-from activebdl.progress import Advance
+from activebdl.progress import together
 from activebdl.randomness import generator, uniforms
 
 Consensus = Literal["majority", "dawid_skene"]
@@ -79,6 +79,8 @@ class Crowd:
         self.shows_predictions = bool(self._having("shows_predictions"))
         # A budget in cost needs the price of every member, and is told that there is none where one has none.
         self.price = self._price if len(self._having("price")) == len(self.members) else None
+        watching = self._having("progress")
+        self.progress = together(*(member.progress for member in watching)) if watching else None
         self._requests: dict[str, Request] = {}
         self._tickets: dict[tuple[str, str], str] = {}
         self._asked: set[int] = set()
@@ -140,21 +142,6 @@ class Crowd:
             for member in self._having("close"):
                 stack.callback(member.close)
 
-    @contextmanager
-    def progress(self, phase: str, total: int) -> Generator[Advance]:
-        """Tells those members who listen."""
-        with ExitStack() as stack:
-            contexts: list[AbstractContextManager[Advance]] = [
-                member.progress(phase, total) for member in self._having("progress")
-            ]
-            advances = [stack.enter_context(context) for context in contexts]
-
-            def advance_all(count: int) -> None:
-                for advance in advances:
-                    advance(count)
-
-            yield advance_all
-
     def voters(self, id: int) -> list[str]:
         """The members that see an item, as many as ``votes``."""
         if self.votes == len(self.members):
@@ -162,11 +149,14 @@ class Crowd:
         return sorted(self.members, key=lambda name: uniforms(0, f"turn of {name}", id, 1))[: self.votes]
 
     def _price(self, ids: Sequence[int]) -> Sequence[float]:
+        shares: dict[str, list[int]] = {name: [] for name in self.members}
+        for id in ids:
+            for name in self.voters(id):
+                shares[name].append(id)
         total = dict.fromkeys(ids, 0.0)
-        for name, member in self.members.items():
-            mine = [id for id in total if name in self.voters(id)]
-            for id, price in zip(mine, cast(Any, member).price(mine), strict=True):
-                total[id] += price
+        for name, share in shares.items():
+            for id, price in zip(share, cast(Any, self.members[name]).price(share), strict=True):
+                total[id] += float(price)
         return [total[id] for id in ids]
 
     def _having(self, what: str) -> list[Any]:
@@ -184,9 +174,19 @@ class Crowd:
     def _look(self, name: str, request: Request, missing: list[int]) -> object:
         """What a member has said by now; it is asked at the first look."""
         member = self.members[name]
-        if (request.key, name) not in self._tickets:
-            self._tickets[request.key, name] = member.submit(self._part(name, request, missing))
-        return member.poll(self._tickets[request.key, name])
+        try:
+            if (request.key, name) not in self._tickets:
+                self._tickets[request.key, name] = member.submit(self._part(name, request, missing))
+            return member.poll(self._tickets[request.key, name])
+        except (UserError, Waiting):
+            raise
+        except Exception as error:
+            if is_ours(type(member)):
+                raise
+            raise UserError(
+                f"The crowd's member '{name}' failed: {told(error)}; what was answered before is kept. "
+                "Mend it and resume."
+            ) from error
 
     def _part(self, name: str, request: Request, ids: list[int]) -> Request:
         """The request as one member gets it: its items, and its own answers so far."""

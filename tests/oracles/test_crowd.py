@@ -1,7 +1,9 @@
 """Crowds: members are asked once, votes are kept, the consensus is what brute force and EM written out say."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -11,11 +13,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from activebdl import ABSTAIN, ActiveDataset, Annotation, Numbers, Request, UserError, Waiting
+from activebdl import (
+    ABSTAIN,
+    ActiveDataset,
+    ActiveLearning,
+    Annotation,
+    MCDropout,
+    Numbers,
+    Request,
+    Round,
+    Training,
+    UserError,
+    Waiting,
+)
+from activebdl.journal import Journal
 from activebdl.oracles import make_oracle
 from activebdl.oracles._consensus import class_probabilities, dawid_skene, majority
 from activebdl.oracles.crowd import Consensus, Crowd, draw_confusions
-from activebdl.targets import Classes
+from activebdl.targets import Classes, Label
+from tests.conftest import blobs, small_network
 
 N, C = 400, 4
 LABELS = torch.from_numpy(np.random.default_rng(5).integers(C, size=N))
@@ -221,7 +237,7 @@ def test_known_labels_teach_who_is_right() -> None:
 
 @pytest.mark.parametrize(("n", "classes"), [(20, 10), (300, 10)])
 def test_dawid_skene_is_above_the_majority_and_the_maximum_likelihood_of_few(n: int, classes: int) -> None:
-    score = dict.fromkeys(("majority", "dawid_skene", "likelihood"), 0.0)
+    score: dict[str, float] = dict.fromkeys(("majority", "dawid_skene", "likelihood"), 0.0)
     for seed in range(8):
         votes, true = some_votes(n, seed, classes, annotators=5)
         plain = majority(votes) if n > 20 else dict(enumerate(em(votes, classes, 20, pseudo=False).argmax(1).tolist()))
@@ -353,7 +369,11 @@ def test_some_of_the_members_see_each_item_and_all_of_them_as_many() -> None:
 def test_the_price_is_the_sum_and_there_is_none_where_a_member_tells_none() -> None:
     crowd = simulated(cost=[1, 2, 3, 4])
     assert crowd.price is not None and list(crowd.price((3, 1))) == [20.0, 20.0]
-    assert Crowd([Member(right), lambda items: [0] * len(items)]).price is None
+
+    class Silent(Member):
+        price = None  # type: ignore[assignment]
+
+    assert Crowd([Member(right), Silent(right)]).price is None
 
 
 def test_functions_may_be_members_and_a_failing_one_costs_the_others_nothing() -> None:
@@ -373,6 +393,17 @@ def test_functions_may_be_members_and_a_failing_one_costs_the_others_nothing() -
     desk.ask(Crowd({"ann": ann, "bob": Member(right)}), (1, 2))
     assert calls == [[1, 2]]
     assert desk.answers() == {1: right(1), 2: right(2)}
+
+
+def test_a_member_that_breaks_is_told_in_a_sentence() -> None:
+    class Broken(Member):
+        def poll(self, ticket: str) -> list[Annotation]:
+            raise KeyError("drawer")
+
+    desk = Desk()
+    with pytest.raises(UserError, match=r"crowd's member 'bob' failed: KeyError: 'drawer' \(test_crowd.py, line \d+\)"):
+        desk.ask(Crowd({"ann": Member(right, at_once=9), "bob": Broken(right)}), (1, 2))
+    assert [a.annotator for a in desk.journal] == ["ann/oracle"] * 2
 
 
 def test_a_wrong_answer_of_a_member_is_told_and_the_good_ones_are_kept() -> None:
@@ -461,6 +492,7 @@ def test_members_are_told_and_closed_also_when_one_fails() -> None:
     crowd = Crowd([Listener(right, name="a"), Member(right, name="c"), Listener(right, name="b")])
     crowd.told("round")
     assert heard == ["round", "round"]
+    assert crowd.progress is None
     with pytest.raises(OSError):
         crowd.close()
     assert sorted(map(str, heard[2:])) == ["a", "b"]
@@ -534,3 +566,48 @@ def test_numbers_and_data_without_labels_are_told(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(UserError, match=r"needs crowd-kit: pip install 'activebdl\[crowd\]'"):
         simulated()
     assert simulated(consensus="majority").votes == 5
+
+
+@pytest.mark.usefixtures("quick_looks")
+def test_the_cycle_goes_by_the_consensus_keeps_the_votes_and_takes_revisions(tmp_path: Path) -> None:
+    x, y = blobs(260)
+    data = ActiveDataset.from_arrays(x[:200], y[:200], x[200:], y[200:])
+
+    def run(path: Path | None, rounds: int = 4) -> list[Round]:
+        cycle = ActiveLearning(
+            data,
+            small_network,
+            counts=(10, 20, 60, 120),
+            posterior=MCDropout(Training(steps=20)),
+            strategy="random",
+            oracle=make_oracle("crowd", data, options={"accuracy": (0.5, 0.8), "votes": 3, "cost": 0.5}, seed=2),
+            draws=2,
+            test_draws=4,
+            journal=path,
+        )
+        return list(itertools.islice(cycle, rounds))
+
+    whole = run(tmp_path / "whole.sqlite")
+    with Journal(tmp_path / "whole.sqlite") as journal:
+        history = journal.history()
+    answers: dict[int, list[Label]] = {}
+    for said in history:
+        if said.role == "answer":
+            answers.setdefault(said.id, []).append(said.label)
+    votes = [(said.id, said.annotator) for said in history if said.role == "vote"]
+    assert len(votes) == len(set(votes)) == 3 * len(answers) == 3 * 120
+    assert whole[-1].cost == 0.5 * 3 * 120
+    assert any(len(said) > 1 for said in answers.values())  # or nothing of revisions is tested here
+    by_item: dict[int, dict[str, int]] = {}
+    for said in history:
+        if said.role == "vote" and said.label is not None:
+            by_item.setdefault(said.id, {})[said.annotator] = int(said.label)
+    assert {id: said[-1] for id, said in answers.items()} == dawid_skene(by_item, 3)
+    for rounds in (1, 3):
+        run(tmp_path / f"{rounds}.sqlite", rounds)
+        resumed = run(tmp_path / f"{rounds}.sqlite")
+        assert [(r.ids, r.labels, r.metrics, r.cost) for r in resumed] == [
+            (r.ids, r.labels, r.metrics, r.cost) for r in whole
+        ]
+        with Journal(tmp_path / f"{rounds}.sqlite") as journal:
+            assert journal.history() == history
