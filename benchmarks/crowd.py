@@ -4,7 +4,7 @@
 
 MNIST, 300 labels of items drawn at random, in rounds of 60, 140 and 300, the network and the training of the preset
 mnist-1000. With one seed all rows have the same items, the same votes and the same first weights; only the labels
-differ. Every fifth annotator is better than the one before, and each errs in a way of their own; see the oracle crowd.
+differ. Each annotator is better than the one before, and errs in a way of their own; see the oracle crowd.
 """
 
 import argparse
@@ -83,7 +83,10 @@ def run(dataset: ActiveDataset, name: str, seed: int, runs: Path) -> Result:
 
 def table(results: Mapping[str, list[Result]]) -> str:
     """As Markdown, over the seeds, each seed's number beside the mean."""
-    lines = ["| labels from | votes an item | labels that are right | test accuracy | revised |", "|---|---|---|---|---|"]
+    lines = [
+        "| labels from | votes an item | labels that are right | test accuracy | revised |",
+        "|---|---|---|---|---|",
+    ]
     for name, of in results.items():
         votes = "0" if name == next(iter(ROWS)) else f"{of[0].votes:g}"
         cells = [name, votes, _seeds([r.labels for r in of]), _seeds([r.test for r in of])]
