@@ -51,7 +51,7 @@ def test_those_who_abstain_do_not_count_and_all_together_abstain() -> None:
         assert [a.label for a in desk.journal if a.role == "vote" and a.id == 4] == [ABSTAIN] * 3
 
 
-@settings(max_examples=10)
+@settings(max_examples=6)
 @given(st.integers(0, 12), st.sampled_from(["majority", "dawid_skene"]), st.sampled_from([None, 2]))
 def test_after_a_stop_nobody_is_asked_twice_and_the_answers_are_the_same(
     stop: int, consensus: Consensus, votes: int | None
