@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from activebdl import ActiveDataset, ActiveLearning, load
+from activebdl.annotations import standing
 from activebdl.build import make_fresh, make_method
 from activebdl.files import write_safely
-from activebdl.journal import Journal, last_answers
+from activebdl.journal import Journal
 from activebdl.oracles import Oracle, make_oracle
 from activebdl.oracles.crowd import draw_confusions
 from activebdl.spec import read_spec
@@ -74,7 +75,7 @@ def run(dataset: ActiveDataset, name: str, seed: int, runs: Path) -> Result:
     with Journal(place) as journal:
         history = journal.history()
     assert dataset.labels is not None
-    answers = last_answers(history)
+    answers = standing(history)
     right = sum(answer.label == int(dataset.labels[id]) for id, answer in answers.items())
     said = [annotation for annotation in history if annotation.role == "answer"]
     votes = sum(annotation.role == "vote" for annotation in history) or len(said)

@@ -3,10 +3,9 @@
 N: items, W: annotators, C: classes.
 """
 
-import contextlib
 import warnings
 from collections import Counter
-from collections.abc import Collection, Generator, Mapping
+from collections.abc import Collection, Mapping
 from importlib.util import find_spec
 from typing import Any
 
@@ -81,7 +80,9 @@ def class_probabilities(
     data = pd.DataFrame(rows, columns=["task", "worker", "label"])
     seen = sorted({label for _, _, label in rows})
     sure = {id: label for id, label in (known or {}).items() if id in votes and label in seen}
-    with _undisturbed():
+    with warnings.catch_warnings():  # crowd-kit calls what pandas is about to drop
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)
         model = _smoothed(pd, sorted({who for _, who, _ in rows}), seen, n_classes)
         found = model.fit_predict_proba(data, true_labels=pd.Series(sure) if sure else None)
     return found.to_dict(orient="index")
@@ -111,23 +112,10 @@ def _smoothed(pd: Any, annotators: Collection[str], seen: list[int], n_classes: 
         def _m_step(data: Any, probas: Any, initial_error: Any = None, initial_error_strategy: Any = None) -> Any:
             return DawidSkene._m_step(data, probas, prior[probas.columns], "addition")
 
-        def _evidence_lower_bound(self, *_: Any) -> float:
+        def _evidence_lower_bound(self, *_: Any, **__: Any) -> float:
             return 0.0  # it would decide when to stop, and take a third of the time
 
     return Smoothed(n_iter=_STEPS, tol=-np.inf)
-
-
-@contextlib.contextmanager
-def _undisturbed() -> Generator[None]:
-    """crowd-kit breaks ties of its own with numpy's global generator, and calls what pandas is about to drop."""
-    state = np.random.get_state()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)
-            warnings.simplefilter("ignore", FutureWarning)
-            yield
-    finally:
-        np.random.set_state(state)
 
 
 def _one_of(id: int, level: list[int]) -> int:
