@@ -18,6 +18,7 @@ from activebdl.targets import Target
 
 ITEM, CONTROL = "item", "label"  # what the configuration calls what is shown, and what is asked
 _BATCH_BYTES, _BATCH_TASKS = 4_000_000, 100  # of tasks in one request, so that each is answered soon
+_SMALLEST = 96  # pixels; the data manager would show 8 x 8 as a speck
 _ILLEGAL = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # what XML 1.0 cannot hold
 
 
@@ -27,7 +28,11 @@ def labelling_configuration(target: Target, *, image: bool) -> str:
     Raises:
         UserError: Classes that cannot be told apart by their names, or cannot be written.
     """
-    shown = f'<Image name="{ITEM}" value="$image"/>' if image else f'<Text name="{ITEM}" value="$values"/>'
+    shown = (
+        f'<Image name="{ITEM}" value="$image" smoothing="false"/>'
+        if image
+        else f'<Text name="{ITEM}" value="$values"/>'
+    )
     if not target.names:
         return f'<View>{shown}<Number name="{CONTROL}" toName="{ITEM}" required="true"/></View>'
     names = target.names
@@ -66,9 +71,9 @@ def make_tasks(request: Request, positions: Sequence[int], mark: Mapping[str, An
     for position in positions:
         item = request.items[position]
         shown = {"image": _data_uri(item, scale)} if is_image(item) else {"values": _values(item)}
-        data = {**shown, "id": request.ids[position], "request": request.key, "round": request.round}
-        data |= _order(request, position)
         prediction = _prediction(request, position)
+        name = {"request": request.key, "round": request.round, "id": request.ids[position]}
+        data = {**shown, **_told(request, position), **name}  # the data manager has them in this order
         task = {"data": data, "meta": {"activebdl": {**mark, "id": request.ids[position]}}}
         batch.append(task | ({"predictions": [prediction]} if prediction else {}))
         size += len(next(iter(shown.values())))
@@ -104,6 +109,8 @@ def _data_uri(item: Tensor, scale: float) -> str:
     """A picture ``[1 or 3, H, W]`` in the task itself, so that the server needs no access to any file."""
     if item.dtype == torch.uint8 and scale < 255:  # digits has values up to 16, which would be all but black
         item = (item.float() * (255 / scale)).clamp(max=255).round().to(torch.uint8)
+    times = max(1, _SMALLEST // max(item.shape[1:]))
+    item = item.repeat_interleave(times, 1).repeat_interleave(times, 2)
     return "data:image/png;base64," + base64.b64encode(png(item)).decode()
 
 
@@ -111,21 +118,28 @@ def _values(item: Tensor) -> str:
     return ", ".join(f"{value:.6g}" for value in item.flatten().tolist())
 
 
-def _order(request: Request, position: int) -> dict[str, float]:
-    """What people can order tasks by. Four decimals, for Label Studio orders text where nobody told it otherwise."""
+def _told(request: Request, position: int) -> dict[str, str | float]:
+    """What people can read of an item, and order tasks by.
+
+    Numbers have four decimals, for Label Studio orders them as text where nobody told it otherwise.
+    """
     uncertainty = None if request.uncertainty is None else float(request.uncertainty[position])
     score = request.scores[position] if request.scores else None
     found = {"uncertainty": uncertainty, "score": score}
-    return {key: round(value, 4) for key, value in found.items() if value is not None and math.isfinite(value)}
+    numbers = {key: round(value, 4) for key, value in found.items() if value is not None and math.isfinite(value)}
+    if request.predictions is None or "uncertainty" not in numbers:
+        return {**numbers}
+    row = request.predictions[position]
+    return {"predicted": request.classes[int(row.argmax())] if request.classes else f"{row[0]:.6g}", **numbers}
 
 
 def _prediction(request: Request, position: int) -> dict[str, Any]:
-    """What the model says of an item; nothing where it says nothing."""
+    """What the model says of an item; nothing where it says nothing, or no number."""
     if request.predictions is None or not bool(request.predictions[position].isfinite().all()):
         return {}
     row = request.predictions[position].double()
     best = int(row.argmax())
-    value = {"choices": [request.classes[best]]} if request.classes else {"number": round(float(row[0]), 6)}
+    value = {"choices": [request.classes[best]]} if request.classes else {"number": float(row[0])}
     kind = "choices" if request.classes else "number"
     result = [{"from_name": CONTROL, "to_name": ITEM, "type": kind, "value": value}]
     score = {"score": min(float(row[best]), 1.0)} if request.classes else {}

@@ -34,6 +34,10 @@ _log = logging.getLogger(__name__)
 _LONGEST_TITLE = 50  # that Label Studio takes
 _OVERLAP = timedelta(seconds=60)  # changes that were begun before the last look, and came to the database after it
 _FIELDS = "id,meta,updated_at,annotations,result,was_cancelled,completed_by,lead_time"  # the pictures stay there
+_HIDDEN = (  # columns of the data manager that tell people nothing here
+    "inner_id", "completed_at", "annotations_ids", "predictions_results", "predictions_model_versions", "file_upload",
+    "storage_filename", "created_at", "updated_at", "updated_by", "avg_lead_time", "draft_exists", "data.request",
+)  # fmt: skip
 
 
 @oracle("label_studio")
@@ -47,6 +51,7 @@ def label_studio(
     retries: int = 5,
     patience: float = 3600.0,
     cost: float = 0.0,
+    prelabel: bool = False,
 ) -> Oracle:
     """People who label in Label Studio, in a project that is made when it is not there.
 
@@ -62,6 +67,8 @@ def label_studio(
         retries: How often a request that fails on the way is sent again at once.
         patience: Seconds that the server may be away, once it was there, before the run ends.
         cost: What the answers to an item cost.
+        prelabel: Whether a task is opened with the model's prediction chosen already. That is quicker, but people
+            tend to leave it so. The data manager shows the prediction in either case.
 
     Raises:
         UserError: There is no token, no server, or the server does not take the token.
@@ -79,7 +86,7 @@ def label_studio(
     except UnreachableError as error:
         raise UserError(f"No Label Studio answers at {client.url} ({error}); start it, or give its url.") from error
     title = _default_title(dataset.name, folder) if project is None else project
-    return LabelStudioOracle(client, dataset, title, patience=patience, cost=cost)
+    return LabelStudioOracle(client, dataset, title, patience=patience, cost=cost, prelabel=prelabel)
 
 
 class LabelStudioOracle:
@@ -95,17 +102,27 @@ class LabelStudioOracle:
         title: The project's.
         patience: Seconds that the server may be away.
         cost: What the answers to an item cost.
+        prelabel: Whether a task is opened with the model's prediction chosen already.
     """
 
     shows_predictions = True
 
-    def __init__(self, client: Client, dataset: ActiveDataset, title: str, *, patience: float, cost: float) -> None:
+    def __init__(
+        self,
+        client: Client,
+        dataset: ActiveDataset,
+        title: str,
+        *,
+        patience: float = 3600.0,
+        cost: float = 0.0,
+        prelabel: bool = False,
+    ) -> None:
         self.title = title
         self._client, self._target, self._scale = client, dataset.target, dataset.normalise.scale
         image = is_image(dataset.pool[torch.tensor([0])][0])
         self._configuration = labelling_configuration(dataset.target, image=image)
         self._mark = {"dataset": dataset.name, "size": len(dataset.pool)}
-        self._patience, self._cost = patience, cost
+        self._patience, self._cost, self._prelabel = patience, cost, prelabel
         self._project: int | None = None
         self._request: Request | None = None
         self._tasks: dict[int, dict[int, list[Any]]] = {}  # annotations by item and task, as they were at the last look
@@ -207,14 +224,16 @@ class LabelStudioOracle:
             "label_config": self._configuration,
             "maximum_annotations": 1,
             "enable_empty_annotation": False,
+            "show_collab_predictions": self._prelabel,
             "skip_queue": "IGNORE_SKIPPED",  # a skip is an answer: another item is asked for
         }
         project = self._client.post("/api/projects", settings)
+        types = {"tasks:data.uncertainty": "Number", "tasks:data.score": "Number"}  # or they would be ordered as text
+        hidden = {"explore": [f"tasks:{column}" for column in _HIDDEN], "labeling": []}
+        order = ["-tasks:data.uncertainty"]
         view = {
-            "title": "Most uncertain first",
-            "ordering": ["-tasks:data.uncertainty"],
-            "columnsDisplayType": {"tasks:data.uncertainty": "Number", "tasks:data.score": "Number"},
-        }
+            "title": "Most uncertain first", "ordering": order, "columnsDisplayType": types, "hiddenColumns": hidden
+        }  # fmt: skip
         try:
             self._client.post("/api/dm/views", {"project": project["id"], "data": view})
         except UserError as error:  # the run can do without
