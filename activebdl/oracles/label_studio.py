@@ -7,6 +7,7 @@ The run makes a project of its own and asks for labels as tasks there. What peop
 run takes it, so neither of the two has to be there all the time.
 """
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -285,8 +286,9 @@ class LabelStudioOracle:
         """Learns who people are that were not seen before."""
         if all(_person(annotation) in self._people for annotation in annotations):
             return
-        for user in self._client.get("/api/users"):
-            self._people[user["id"]] = user.get("email") or user.get("username") or f"user {user['id']}"
+        with contextlib.suppress(UserError):  # who may not list people knows them by their numbers
+            for user in self._client.get("/api/users"):
+                self._people[user["id"]] = user.get("email") or user.get("username") or f"user {user['id']}"
         for annotation in annotations:
             self._people.setdefault(_person(annotation), f"user {_person(annotation)}")
 
