@@ -169,7 +169,7 @@ def serving(fake: FakeLabelStudio, port: int = 0) -> Generator[FakeLabelStudio]:
                 if fault not in ("500", "drop", "html"):
                     reply = fake.answer(method, url.path, query, body, self.headers.get("Authorization", ""))
             if fault == "slow":
-                time.sleep(0.4)
+                time.sleep(0.6)
             if fault in ("drop", "lost"):
                 self.close_connection = True
                 self.connection.shutdown(socket.SHUT_RDWR)

@@ -5,14 +5,15 @@ import copy
 import io
 import itertools
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 from torch import nn
@@ -20,8 +21,9 @@ from torch import nn
 from activebdl import ABSTAIN, ActiveDataset, Annotation, Normalise, Request, UserError
 from activebdl.annotations import standing
 from activebdl.oracles import make_oracle
+from activebdl.oracles._label_studio_tasks import labelling_configuration
 from activebdl.oracles.label_studio import LabelStudioOracle
-from activebdl.targets import Numbers
+from activebdl.targets import Classes, Numbers
 from tests.oracles.fake_label_studio import LEGACY, PERSONAL, FakeLabelStudio, serving
 from tests.test_loop import cycle, timeless
 
@@ -50,7 +52,7 @@ def images() -> ActiveDataset:
 
 
 def connect(dataset: ActiveDataset, server: Any, **options: Any) -> LabelStudioOracle:
-    options = {"url": server.url, "project": "a project", "retries": 1, **options}
+    options = {"url": f"{server.url}/", "project": "a project", "retries": 1, **options}
     oracle = make_oracle("label_studio", dataset, options=options)
     assert isinstance(oracle, LabelStudioOracle)
     return oracle
@@ -162,12 +164,39 @@ def test_what_the_run_knows_is_not_told_again_and_corrections_elsewhere_stand(
     assert answers(second.poll("")) == {1: ABSTAIN}
 
 
+def test_what_was_given_out_and_not_written_is_given_again(images: ActiveDataset, server: FakeLabelStudio) -> None:
+    oracle = connect(images, server, cost=1.0)
+    request = request_of(images, 1, 2)
+    oracle.submit(request)
+    server.annotate(server.task_of(1), NAMES[5])
+    server.annotate(server.task_of(1), NAMES[6], user=2)
+    said = oracle.poll("")
+    assert answers(said) == {1: 6}
+    assert sum(annotation.cost for annotation in said) == oracle.price([1])[0]  # however many people there are
+    oracle.submit(request)  # its history is empty: the disk was full
+    assert oracle.poll("") == said
+
+
+def test_people_may_be_asked_for_more_than_the_label(images: ActiveDataset, server: FakeLabelStudio) -> None:
+    connect(images, server, project="a project too").submit(request_of(images, 9))  # whose title contains the other's
+    oracle = connect(images, server)
+    ticket = oracle.submit(request_of(images, 1))
+    task = server.task_of(1)
+    made = server.annotate(task, NAMES[2])
+    comment = {"from_name": "comment", "to_name": "item", "type": "textarea", "value": {"text": ["blurred"]}}
+    server.edit(task, made, result=[comment, *made["result"]], completed_by=None)  # by one who has left since
+    assert answers(oracle.poll(ticket)) == {1: 2}
+    assert [project["title"] for project in server.projects] == ["a project too", "a project"]
+
+
 EVENT = st.tuples(
     st.sampled_from(["say", "say", "edit", "delete", "look", "restart"]), st.integers(0, 4), st.integers(0, 2)
 )
 
 
 @given(events=st.lists(EVENT, max_size=12))
+@example(events=[("say", 1, 0), ("say", 2, 1), ("say", 3, 0)])  # the first speaks again, of the other task
+@example(events=[("say", 1, 0), ("say", 2, 1), ("look", 0, 0), ("edit", 1, 0)])  # and says the same as before
 def test_the_run_goes_by_what_was_said_last_of_all_that_is_said(events: list[tuple[str, int, int]]) -> None:
     """People label, skip, change and delete in any order, in two tasks of one item; the run may stop at any time."""
     server = FakeLabelStudio()
@@ -314,6 +343,14 @@ def test_projects_of_other_data(images: ActiveDataset, server: FakeLabelStudio, 
         made.poll("")
 
 
+@pytest.mark.parametrize(
+    ("names", "keys"), [("71b", ["7", "1", "b"]), (("7", "1", "ab"), [None] * 3), ("é1", [None] * 2)]
+)
+def test_classes_of_one_letter_have_it_for_a_key(names: Sequence[str], keys: list[str | None]) -> None:
+    choices = ET.fromstring(labelling_configuration(Classes(tuple(names)), image=True)).iter("Choice")
+    assert [choice.get("hotkey") for choice in choices] == keys
+
+
 @pytest.mark.parametrize("names", [("a", "a"), ("a", " "), ("a", "bell\x07")])
 def test_classes_that_cannot_be_told_apart(server: FakeLabelStudio, names: tuple[str, ...]) -> None:
     x, y = torch.zeros(2, 3), torch.zeros(2, dtype=torch.long)
@@ -322,10 +359,10 @@ def test_classes_that_cannot_be_told_apart(server: FakeLabelStudio, names: tuple
         connect(dataset, server)
 
 
-def scenario(dataset: ActiveDataset, server: FakeLabelStudio) -> dict[int, Any]:
+def scenario(dataset: ActiveDataset, server: FakeLabelStudio, timeout: float) -> dict[int, Any]:
     """Two requests, and people who label everything; poll as often as it takes."""
     found = list[Annotation]()
-    oracle = connect(dataset, server, timeout=0.2, retries=2)
+    oracle = connect(dataset, server, timeout=timeout, retries=2)
     for key, ids in (("a", (1, 2, 3)), ("b", (4, 5))):
         ticket = oracle.submit(request_of(dataset, *ids, key=key, history=tuple(found)))
         for _ in range(4):
@@ -339,15 +376,31 @@ def scenario(dataset: ActiveDataset, server: FakeLabelStudio) -> dict[int, Any]:
 @pytest.mark.parametrize("fault", ["500", "drop", "lost", "html", "slow"])
 def test_a_fault_at_any_request_loses_nothing_and_asks_nobody_twice(images: ActiveDataset, fault: str) -> None:
     with serving(FakeLabelStudio()) as calm:
-        expected = scenario(images, calm)
+        expected = scenario(images, calm, 30.0)
         steps = len(calm.requests)
     assert expected == {id: id for id in range(1, 6)} and steps > 12
-    for step in range(1, steps) if fault != "slow" else range(2, steps, 5):  # the first asks whether it is there
+    for step in range(1, steps) if fault != "slow" else range(2, steps, 8):  # the first asks whether it is there
         for faults in ({step: fault}, {step + more: fault for more in range(3)}):
             with serving(FakeLabelStudio(faults=dict(faults))) as server:
-                assert scenario(images, server) == expected, f"{fault} at {faults}"
+                assert scenario(images, server, 0.4 if fault == "slow" else 30.0) == expected, f"{fault} at {faults}"
                 assert sorted(task["data"]["id"] for task in server.tasks) == [1, 2, 3, 4, 5]
                 assert len(server.projects) == 1
+
+
+def test_an_answer_that_does_not_come_is_not_waited_for(
+    images: ActiveDataset,
+    server: FakeLabelStudio,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    oracle = connect(images, server, retries=0)
+    ticket = oracle.submit(request_of(images, 1))
+    server.annotate(server.task_of(1), NAMES[3])
+    server.faults[len(server.requests)] = "slow"
+    monkeypatch.setattr(oracle._client, "_timeout", 0.1)
+    assert oracle.poll(ticket) == [] and "ReadTimeout" in caplog.text
+    monkeypatch.undo()
+    assert answers(oracle.poll(ticket)) == {1: 3}
 
 
 def test_two_faults_are_got_over_at_the_start(images: ActiveDataset) -> None:
