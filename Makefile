@@ -3,6 +3,7 @@
 
 PYTHON ?= python3
 VENV   ?= .venv
+JOBS   ?= 2
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.activebdl
 
@@ -43,8 +44,8 @@ agrees: $(STAMP)
 mnist: setup  ## the main job: power-BALD beside random on MNIST, from 20 to 1,000 labels
 	@$(BIN)/activebdl compare mnist-1000
 
-test: setup  ## the tests
-	@$(BIN)/python -m pytest
+test: setup  ## the tests, JOBS of them at a time
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 test-slow: setup  ## the tests that take minutes or fetch data
 	@$(BIN)/python -m pytest -m slow
