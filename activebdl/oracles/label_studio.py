@@ -175,6 +175,7 @@ class LabelStudioOracle:
         """
         try:
             if self._project is None:
+                self._list_people()  # of those too whose annotations were deleted while the run was stopped
                 self._project = self._find_project()
             if self._looked is None:
                 self._look()
@@ -282,15 +283,18 @@ class LabelStudioOracle:
             for task in batch:
                 self._tasks.setdefault(task["meta"]["activebdl"]["id"], {})
 
-    def _meet(self, annotations: Sequence[dict[str, Any]]) -> None:
-        """Learns who people are that were not seen before."""
-        if all(_person(annotation) in self._people for annotation in annotations):
-            return
+    def _list_people(self) -> None:
         with contextlib.suppress(UserError):  # who may not list people knows them by their numbers
             for user in self._client.get("/api/users"):
                 self._people[user["id"]] = user.get("email") or user.get("username") or f"user {user['id']}"
-        for annotation in annotations:
-            self._people.setdefault(_person(annotation), f"user {_person(annotation)}")
+
+    def _meet(self, annotations: Sequence[dict[str, Any]]) -> None:
+        """Learns who people are that were not seen before."""
+        unknown = {_person(annotation) for annotation in annotations} - self._people.keys()
+        if unknown:
+            self._list_people()
+        for person in unknown:
+            self._people.setdefault(person, f"user {person}")
 
     def _said(self, id: int) -> dict[str, tuple[Label, float]]:
         """What each annotator says of an item by now, and the seconds it took; who spoke last comes last."""

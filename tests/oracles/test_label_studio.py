@@ -197,6 +197,7 @@ EVENT = st.tuples(
 @given(events=st.lists(EVENT, max_size=12))
 @example(events=[("say", 1, 0), ("say", 2, 1), ("say", 3, 0)])  # the first speaks again, of the other task
 @example(events=[("say", 1, 0), ("say", 2, 1), ("look", 0, 0), ("edit", 1, 0)])  # and says the same as before
+@example(events=[("say", 0, 0), ("look", 0, 0), ("delete", 0, 0), ("restart", 0, 0)])  # while the run is stopped
 def test_the_run_goes_by_what_was_said_last_of_all_that_is_said(events: list[tuple[str, int, int]]) -> None:
     """People label, skip, change and delete in any order, in two tasks of one item; the run may stop at any time."""
     server = FakeLabelStudio()
