@@ -80,7 +80,7 @@ class RealLabelStudio:
                 [str(self.command), "start", *options, "--port", str(self.port)],
                 env=os.environ | quiet | proxies | user | home, stdout=log, stderr=log, stdin=subprocess.DEVNULL,
             )  # fmt: skip
-        for _ in range(600):
+        for _ in range(3000):  # it makes its database first, which takes a minute or two on a busy machine
             assert self.process.poll() is None, (self.folder / "log").read_text()[-2000:]
             try:
                 if requests.get(f"{self.url}/health", timeout=5).status_code == 200:
@@ -88,7 +88,8 @@ class RealLabelStudio:
             except requests.RequestException:
                 pass
             time.sleep(0.2)
-        pytest.fail("Label Studio did not start")
+        self.kill()
+        pytest.fail(f"Label Studio did not start: {(self.folder / 'log').read_text()[-2000:]}")
 
     def kill(self) -> None:
         """SIGKILL."""
