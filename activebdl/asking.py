@@ -135,15 +135,15 @@ class Asking:
                 raise UserError(f"{mistake} {len(good)} good answers of this batch are kept; mend it and go on.")
 
         ticket = self._call("submit", oracle.submit, self._request(journal, pool, round, attempt, asked, record))
-        pause, known, since = 0.0, 0, time.monotonic()
+        pause, known, since = 0.0, journal.lines(), time.monotonic()
         while not journal.take(round, attempt):
             time.sleep(pause)
             pause = min(2 * pause + 0.01, _LONGEST_PAUSE)
             record(self._call("poll", oracle.poll, ticket))
-            answered = len(journal.annotations(round, attempt))
-            if answered != known:
-                known, since = answered, time.monotonic()
+            if journal.lines() != known:
+                known, since = journal.lines(), time.monotonic()
             elif self.time_limit is not None and time.monotonic() - since > self.time_limit:
+                answered = len(journal.annotations(round, attempt))
                 raise UserError(
                     f"The oracle has given no answer for {self.time_limit:g} s (time_limit); {answered} of "
                     f"{len(asked.ids)} are there and kept. Resume the run when it answers again."
@@ -162,6 +162,7 @@ class Asking:
             ids=ids,
             items=self.dataset.pool[torch.tensor(ids)],
             target=self.dataset.target,
+            white=self.dataset.normalise.scale,
             round=round,
             n_labels=pool.n_labels,
             budget=self.budget,

@@ -73,9 +73,9 @@ def ingest(
     target = target_of(path)
     with Journal(path) as journal:
         found = read_answers(file, target, journal.asked(), cost)
-        before = len(journal.history())
+        before = journal.lines()
         journal.write_annotations(found.annotations)
-        new, waiting = len(journal.history()) - before, journal.open_request()
+        new, waiting = journal.lines() - before, journal.open_request()
         missing = [] if waiting is None else journal.missing(*waiting)
     typer.echo(f"{new} new answers taken, {len(found.annotations) - new} were known")
     if found.mistakes:

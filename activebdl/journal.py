@@ -205,6 +205,10 @@ class Journal:
         """All that was said, in the order in which it came."""
         return self._history("")
 
+    def lines(self) -> int:
+        """How many annotations there are in the history."""
+        return self._rows("SELECT count(*) FROM annotations")[0][0]
+
     def paid(self) -> float:
         """What all annotations have cost."""
         return math.fsum(cost for (cost,) in self._rows("SELECT cost FROM annotations"))

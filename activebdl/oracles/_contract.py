@@ -26,6 +26,7 @@ class Request:
         ids: Q ids, in the order of choice.
         items: ``[Q, ...]`` the inputs as the data set stores them.
         target: What a label is: `Classes` or `Numbers`.
+        white: What a byte is in the white of a picture; 255 for most.
         round: The round that asks, from 0; -1 asks for what is held out for validation.
         n_labels: Labels there are.
         budget: Labels there will be at the end of the run; 0 where nobody said.
@@ -42,6 +43,7 @@ class Request:
     ids: tuple[int, ...]
     items: Tensor = field(repr=False)
     target: Target
+    white: float = 255.0
     round: int = 0
     n_labels: int = 0
     budget: int = 0

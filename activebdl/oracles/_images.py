@@ -13,8 +13,12 @@ def is_image(item: Tensor) -> bool:
     return item.dim() == 3 and item.shape[0] in (1, 3)
 
 
-def png(item: Tensor) -> bytes:
-    """A picture ``[1 or 3, H, W]`` as the bytes of a PNG file; bytes as they are, other numbers from least to most.
+def png(item: Tensor, white: float = 255.0) -> bytes:
+    """A picture ``[1 or 3, H, W]`` as the bytes of a PNG file.
+
+    Args:
+        item: Bytes are from 0 to ``white``; other numbers from the picture's least to its most.
+        white: What a byte is in white.
 
     Raises:
         UserError: Pillow is not installed.
@@ -23,9 +27,12 @@ def png(item: Tensor) -> bytes:
         from PIL import Image
     except ImportError:
         raise UserError("Pictures for people need Pillow: pip install 'activebdl[cli]'.") from None
-    if item.dtype != torch.uint8:
+    if item.dtype == torch.uint8:
+        low, high = torch.tensor(0.0), torch.tensor(white)
+    else:
         low, high = item.min(), item.max()
-        item = (255 * (item - low) / (high - low).clamp(min=1e-12)).round().to(torch.uint8)
+    shades = 255 * (item - low) / (high - low).clamp(min=1e-12)
+    item = shades.clamp(0, 255).round().to(torch.uint8)
     pixels = item.permute(1, 2, 0).numpy() if item.shape[0] == 3 else item[0].numpy()
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG", optimize=True)

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
-import torch
 from torch import Tensor
 
 from activebdl.annotations import Label
@@ -57,20 +56,19 @@ def fits(project: Mapping[str, Any], target: Target) -> bool:
     return control.get("type") == "Choices" and set(target.names) <= set(control.get("labels") or ())
 
 
-def make_tasks(request: Request, positions: Sequence[int], mark: Mapping[str, Any], scale: float) -> Iterator[Any]:
+def make_tasks(request: Request, positions: Sequence[int], mark: Mapping[str, Any]) -> Iterator[Any]:
     """The tasks of some items, in batches, as they are imported.
 
     Args:
         request: What is asked.
         positions: Of the items in the request.
         mark: What each task says in ``meta`` beside the item's id, by which it is known again.
-        scale: What stored inputs are divided by to lie between 0 and 1.
     """
     batch: list[dict[str, Any]] = []
     size = 0
     for position in positions:
         item = request.items[position]
-        shown = {"image": _data_uri(item, scale)} if is_image(item) else {"values": _values(item)}
+        shown = {"image": _data_uri(item, request.white)} if is_image(item) else {"values": _values(item)}
         prediction = _prediction(request, position)
         name = {"request": request.key, "round": request.round, "id": request.ids[position]}
         data = {**shown, **_told(request, position), **name}  # the data manager has them in this order
@@ -105,13 +103,11 @@ def read_label(annotation: Mapping[str, Any], target: Target) -> Label:
     return target.names.index(choices[0])
 
 
-def _data_uri(item: Tensor, scale: float) -> str:
+def _data_uri(item: Tensor, white: float) -> str:
     """A picture ``[1 or 3, H, W]`` in the task itself, so that the server needs no access to any file."""
-    if item.dtype == torch.uint8 and scale < 255:  # digits has values up to 16, which would be all but black
-        item = (item.float() * (255 / scale)).clamp(max=255).round().to(torch.uint8)
     times = max(1, _SMALLEST // max(item.shape[1:]))
     item = item.repeat_interleave(times, 1).repeat_interleave(times, 2)
-    return "data:image/png;base64," + base64.b64encode(png(item)).decode()
+    return "data:image/png;base64," + base64.b64encode(png(item, white)).decode()
 
 
 def _values(item: Tensor) -> str:

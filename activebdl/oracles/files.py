@@ -80,7 +80,7 @@ class FilesOracle:
             if is_image(item):
                 row["image"] = f"{name}/{id}.png"
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
-                write_safely(self.folder / row["image"], png(item))
+                write_safely(self.folder / row["image"], png(item, request.white))
             else:
                 row["values"] = item.tolist()
             rows.append(row)

@@ -119,7 +119,7 @@ class LabelStudioOracle:
         prelabel: bool = False,
     ) -> None:
         self.title = title
-        self._client, self._target, self._scale = client, dataset.target, dataset.normalise.scale
+        self._client, self._target = client, dataset.target
         image = is_image(dataset.pool[torch.tensor([0])][0])
         self._configuration = labelling_configuration(dataset.target, image=image)
         self._mark = {"dataset": dataset.name, "size": len(dataset.pool)}
@@ -275,7 +275,7 @@ class LabelStudioOracle:
         if request is None:
             return
         missing = [position for position, id in enumerate(request.ids) if id not in self._tasks]
-        for batch in make_tasks(request, missing, self._mark, self._scale):
+        for batch in make_tasks(request, missing, self._mark):
             # Should the answer to this be lost, all tasks are listed before any is made again.
             looked, self._looked = self._looked, None
             self._client.post(f"/api/projects/{self._project}/import", batch)

@@ -87,6 +87,11 @@ def test_a_picture_of_any_numbers_goes_from_black_to_white() -> None:
     image = torch.tensor([[[-2.0, 0.0], [2.0, 1.0]]]).expand(3, 2, 2)
     with Image.open(io.BytesIO(png(image))) as picture:
         assert picture.mode == "RGB" and picture.tobytes()[::3] == bytes([0, 128, 255, 191])
+    digit = torch.tensor([[[0, 8], [16, 255]]], dtype=torch.uint8)
+    with Image.open(io.BytesIO(png(digit, white=16))) as picture:
+        assert picture.tobytes() == bytes([0, 128, 255, 255])
+    with Image.open(io.BytesIO(png(digit))) as picture:
+        assert picture.tobytes() == bytes([0, 8, 16, 255])
     with Image.open(io.BytesIO(png(torch.zeros(1, 2, 2)))) as picture:
         assert picture.mode == "L" and picture.tobytes() == bytes(4)
 
