@@ -191,9 +191,7 @@ class Crowd:
         """The request as one member gets it: its items, and its own answers so far."""
         places = [request.ids.index(id) for id in ids]
         shown = request.predictions is not None and getattr(self.members[name], "shows_predictions", False)
-        own = (
-            said for said in request.history if _member(said.annotator) == name and said.role in ("vote", "withdrawn")
-        )
+        votes = (said for said in request.history if said.role in ("vote", "withdrawn"))
         return replace(
             request,
             key=f"{request.key}-{name}",
@@ -207,7 +205,8 @@ class Crowd:
                     annotator=said.annotator.partition("/")[2] or name,
                     role="answer" if said.role == "vote" else said.role,
                 )
-                for said in own
+                for said in votes
+                if _member(said.annotator) == name
             ),
             record=partial(self._keep, name, request),
         )
