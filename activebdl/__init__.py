@@ -79,8 +79,8 @@ _HOMES = {
 __all__ = [
     "ABSTAIN", "IVON", "MAP", "MNF", "SWAG", "ActiveDataset", "ActiveLearning", "Affine", "AllOf", "Annotation",
     "AnyOf", "BayesByBackprop", "Candidates", "Classes", "CostLimit", "Crowd", "Ensemble", "LabelLimit", "Labelled",
-    "Laplace", "MCDropout", "Moments", "Normalise", "Numbers", "OverallUncertainty", "Query", "Race", "Request", "Round",
-    "Selection", "StablePredictions", "StoppingRule", "Training", "UserError", "ValidationAccuracy", "Waiting",
+    "Laplace", "MCDropout", "Moments", "Normalise", "Numbers", "OverallUncertainty", "Query", "Race", "Request",
+    "Round", "Selection", "StablePredictions", "StoppingRule", "Training", "UserError", "ValidationAccuracy", "Waiting",
     "WallTime", "dataset", "joint_strategy", "label_counts", "load", "network", "oracle", "posterior", "resolve",
     "stopping_rule", "strategy",
 ]  # fmt: skip
