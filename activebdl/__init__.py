@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from activebdl.loop import ActiveLearning
     from activebdl.networks import network
     from activebdl.oracles import ABSTAIN, Annotation, Request, oracle
+    from activebdl.oracles.crowd import Crowd
     from activebdl.posteriors import posterior
     from activebdl.posteriors.bayes_by_backprop import BayesByBackprop
     from activebdl.posteriors.ensemble import Ensemble
@@ -52,6 +53,7 @@ _HOMES = {
     "activebdl.loop": ("ActiveLearning",),
     "activebdl.networks": ("network",),
     "activebdl.oracles": ("ABSTAIN", "Annotation", "Request", "oracle"),
+    "activebdl.oracles.crowd": ("Crowd",),
     "activebdl.posteriors": ("posterior",),
     "activebdl.posteriors.bayes_by_backprop": ("BayesByBackprop",),
     "activebdl.posteriors.ensemble": ("Ensemble",),
@@ -76,9 +78,9 @@ _HOMES = {
 
 __all__ = [
     "ABSTAIN", "IVON", "MAP", "MNF", "SWAG", "ActiveDataset", "ActiveLearning", "Affine", "AllOf", "Annotation",
-    "AnyOf", "BayesByBackprop", "Candidates", "Classes", "CostLimit", "Ensemble", "LabelLimit", "Labelled", "Laplace",
-    "MCDropout", "Moments", "Normalise", "Numbers", "OverallUncertainty", "Query", "Race", "Request", "Round",
-    "Selection", "StablePredictions", "StoppingRule", "Training", "UserError", "ValidationAccuracy", "Waiting",
+    "AnyOf", "BayesByBackprop", "Candidates", "Classes", "CostLimit", "Crowd", "Ensemble", "LabelLimit", "Labelled",
+    "Laplace", "MCDropout", "Moments", "Normalise", "Numbers", "OverallUncertainty", "Query", "Race", "Request",
+    "Round", "Selection", "StablePredictions", "StoppingRule", "Training", "UserError", "ValidationAccuracy", "Waiting",
     "WallTime", "dataset", "joint_strategy", "label_counts", "load", "network", "oracle", "posterior", "resolve",
     "stopping_rule", "strategy",
 ]  # fmt: skip

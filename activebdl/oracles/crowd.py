@@ -86,7 +86,7 @@ class Crowd:
         self._asked: set[int] = set()
         self._votes: dict[int, dict[str, Label]] = {}  # by item and annotator
         self._given: dict[int, Label] = {}  # the consensus that was answered
-        self._known: dict[int, int] = {}  # what someone else answered after that
+        self._known: dict[int, int] = {}  # corrections, and what someone else answered
         self._lock = threading.RLock()  # a member may record from another thread
 
     def submit(self, request: Request) -> str:
@@ -102,7 +102,6 @@ class Crowd:
                 self._learn(annotation)
             for id in request.ids:  # whatever was said of them, they have no answer now
                 self._given.pop(id, None)
-                self._known.pop(id, None)
             self._asked.update(request.ids)
         self._requests[request.key] = request
         self._tickets = {key: ticket for key, ticket in self._tickets.items() if key[0] != request.key}
@@ -192,7 +191,7 @@ class Crowd:
         """The request as one member gets it: its items, and its own answers so far."""
         places = [request.ids.index(id) for id in ids]
         shown = request.predictions is not None and getattr(self.members[name], "shows_predictions", False)
-        own = (said for said in request.history if _member(said.annotator) == name and said.role != "answer")
+        votes = (said for said in request.history if said.role in ("vote", "withdrawn"))
         return replace(
             request,
             key=f"{request.key}-{name}",
@@ -206,7 +205,8 @@ class Crowd:
                     annotator=said.annotator.partition("/")[2] or name,
                     role="answer" if said.role == "vote" else said.role,
                 )
-                for said in own
+                for said in votes
+                if _member(said.annotator) == name
             ),
             record=partial(self._keep, name, request),
         )
@@ -239,9 +239,11 @@ class Crowd:
         if said.role == "vote":
             if voter:
                 self._votes.setdefault(said.id, {})[said.annotator] = said.label
+        elif said.role == "correction":
+            if said.label is not None:
+                self._known[said.id] = int(said.label)
         elif said.annotator == self.consensus:
             self._given.pop(said.id, None)
-            self._known.pop(said.id, None)
             if said.role == "answer":
                 self._given[said.id] = said.label
         elif said.role == "withdrawn" and voter:

@@ -12,6 +12,7 @@ from activebdl import (
     Annotation,
     Request,
 )
+from activebdl.annotations import standing
 from activebdl.oracles import make_oracle
 from activebdl.oracles.crowd import Crowd
 
@@ -66,13 +67,7 @@ class Desk:
                 self.journal.append(annotation)
 
     def answers(self) -> dict[int, int | float | None]:
-        found: dict[int, int | float | None] = {}
-        for annotation in self.journal:
-            if annotation.role == "answer":
-                found[annotation.id] = annotation.label
-            elif annotation.role == "withdrawn":
-                found.pop(annotation.id, None)
-        return found
+        return {id: said.label for id, said in standing(self.journal).items()}
 
     def request(self, ids: Sequence[int], key: str = "round-0") -> Request:
         missing = tuple(id for id in ids if id not in self.answers())

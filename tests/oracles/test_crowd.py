@@ -109,11 +109,11 @@ def test_a_correction_by_hand_is_not_answered_again_and_teaches() -> None:
     desk, members = Desk(), [Member(right, at_once=999), *(Member(wrong, at_once=999) for _ in range(2))]
     desk.ask(Crowd(members, "dawid_skene"), range(60))
     assert all(label == wrong(id) for id, label in desk.answers().items())
-    fixes = [Annotation(id, right(id), "correction") for id in range(50)]
+    fixes = [Annotation(id, right(id), "me", role="correction") for id in range(50)]
     desk.write(fixes)
     desk.ask(Crowd(members, "dawid_skene"), range(60, 80), "round-1")
     assert all(label == right(id) for id, label in desk.answers().items())
-    assert not [a for a in desk.journal[desk.journal.index(fixes[-1]) :] if a.role == "answer" and a.id < 50][1:]
+    assert not [a for a in desk.journal[desk.journal.index(fixes[-1]) :] if a.role == "answer" and a.id < 50]
 
 
 def test_some_of_the_members_see_each_item_and_all_of_them_as_many() -> None:
