@@ -305,11 +305,11 @@ class Queue:
         return said if said is not None and said.role == "answer" and self._by.get(id) is me else None
 
     def _may_answer(self, me: Session, id: int) -> Annotation | None:
-        """What was last said of an item that this page may answer."""
+        """What this page said of an item that it may answer; None where the item is open."""
         if id in self._open:
             if self._holder(id) not in (None, me):
                 raise Refused(409, "Somebody else is labelling this item.")
-            return self._said.get(id)
+            return None
         if id in me.again or (id in self._items and self._mine(me, id) is not None):
             return self._said[id]
         request = self._asked()
