@@ -61,7 +61,7 @@ export function belief(model, run) {
       make("span", { className: "share", textContent: percent(p) }));
   });
   const part = model.entropy / model.most;
-  const word = part < 0.1 ? "It is sure" : part < 0.4 ? "It is fairly sure" : part < 0.7 ? "It is unsure" : "It has no idea";
+  const word = part < 0.1 ? "It is sure" : part < 0.4 ? "It is fairly sure" : part < 0.7 ? "It is unsure" : "It is very unsure";
   rows.push(make("p", { className: "doubt" }, `${word}: entropy `, make("strong", { textContent: model.entropy.toFixed(2) }),
     ` of ${model.most.toFixed(2)} nats`));
   return rows;

@@ -78,6 +78,7 @@ class WebOracle:
         self.url = ""
         self._settings = {"predictions": predictions, "annotator": annotator}
         self._queue, self._status = Queue(cost=price), Status()
+        self._kept: tuple[str, int | None] | None = None  # of the last start
         self._page: Page | None = None
         self._serving: Serving | None = None
         self._round: tuple[int, int] = (0, 0)  # labels, and those there will be
@@ -86,7 +87,8 @@ class WebOracle:
         """Puts the batch on the page; see `activebdl.oracles.Oracle.submit`."""
         if is_image(request.items[0]) and find_spec("PIL") is None:
             raise UserError("The labelling page shows pictures with Pillow: pip install 'activebdl[label]'.")
-        self._status.measured(request.n_labels, request.metrics)
+        if not self._status.curve():  # in a loop that tells nothing of its rounds
+            self._status.measured(request.n_labels, request.metrics)
         self._round = (request.n_labels + len(request.ids), request.budget)
         self._queue.open(request)
         self.start()
@@ -103,7 +105,7 @@ class WebOracle:
     def told(self, round: "Round") -> None:
         """Shows how good the model has become."""
         self._status.measured(round.n_labels, round.metrics)
-        self._round = (round.n_labels, self._round[1])
+        self._round = (round.n_labels, round.n_labels if round.stopped else self._round[1])
 
     def progress(self, phase: str, total: int) -> AbstractContextManager[Advance]:
         """Shows what the computer is doing; see `activebdl.progress`."""
@@ -116,9 +118,10 @@ class WebOracle:
         from activebdl.oracles.web.server import Page
         from activebdl.oracles.web.serving import Serving, listen, remember, remembered
 
-        token, kept = remembered(self.folder)
+        token, kept = self._kept or remembered(self.folder)
         listener = listen(self.host, self.port, kept)
         port = int(listener.getsockname()[1])
+        self._kept = token, port
         remember(self.folder, token, port)
         self._page = Page(self._queue, self._status, self._settings, port, token)
         self._serving = Serving(listener, self._page.app())

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -127,15 +128,17 @@ def test_the_page_hears_what_the_computer_does(book: Book, serve: Serve) -> None
     assert (told["measure"], told["curve"]) == ("accuracy", [[10, 0.5], [11, 0.75]])
 
 
-@pytest.mark.parametrize(("labels", "ended"), [(11, "done"), (10, "stopped")])
+@pytest.mark.parametrize(
+    ("labels", "stopped", "ended"), [(11, None, "done"), (10, None, "stopped"), (10, "a rule said so", "done")]
+)
 def test_pages_hear_how_the_run_ended(
-    book: Book, serve: Serve, labels: int, ended: str, monkeypatch: pytest.MonkeyPatch
+    book: Book, serve: Serve, labels: int, stopped: str | None, ended: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("activebdl.oracles.web.web_oracle._FAREWELL", 20.0)
     oracle, client = serve(ask(book, (4,), n_labels=10, budget=11))
     client.label(4, 1)
     oracle.poll("round-0")
-    oracle.told(round_with(labels, 0.75))
+    oracle.told(replace(round_with(labels, 0.75), stopped=stopped))
     closing = threading.Thread(target=oracle.close, daemon=True)
     closing.start()
     told = ""
@@ -253,6 +256,14 @@ def test_token_and_port_stay_where_the_run_has_a_folder(book: Book, serve: Serve
     assert again.url == url
     assert client.post("state")[0] == 200  # the old cookie still holds
     assert serve(ask(book))[0].url != url
+
+
+def test_a_loop_that_is_run_again_finds_the_same_page(book: Book, serve: Serve) -> None:
+    oracle, client = serve(ask(book), port=None)
+    url = oracle.url
+    oracle.close()
+    oracle.submit(ask(book))
+    assert oracle.url == url and client.post("state")[1]["doing"] == "labelling"
 
 
 @pytest.mark.parametrize(
