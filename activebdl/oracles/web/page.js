@@ -48,7 +48,7 @@ async function look() {
   } catch (error) {
     trouble(error);
   }
-  setTimeout(look, EVERY);
+  setTimeout(look, ["done", "stopped"].includes(now?.doing) ? 5 * EVERY : EVERY);
 }
 
 let sending = Promise.resolve();
@@ -98,6 +98,7 @@ function take(told) {
   model ??= now.settings.predictions;
   connected();
   if (now.notice) notice(now.notice);
+  if (before?.run?.round !== now.run?.round) $("last").textContent = "";
   if (chosen >= now.items.length) chosen = Math.max(0, now.items.length - 1);
   $("main").dataset.doing = now.doing;
   if (view === "grid" && !same(before, now)) firstOpen();
@@ -145,12 +146,16 @@ function single() {
   if (shown === `single ${it.id} ${it.again}`) return;
   shown = `single ${it.id} ${it.again}`;
   since = null;
+  delete $("stage").dataset.seen;
   $("single").replaceChildren(item(it, `Item ${it.id}`, seen));
   if (now.run.kind !== "classes") { $("value-of-it").value = ""; $("value-of-it").focus({ preventScroll: true }); }
   say(`Item ${it.id}${it.again ? ", once more" : ""}. ${now.batch.answered} of ${now.batch.size} are labelled.`);
 }
 
-function seen() { since = performance.now(); }
+function seen() {
+  since = performance.now();
+  $("stage").dataset.seen = current()?.id ?? ""; // for whoever waits for it
+}
 
 let drawn = new Map(); // thumbnails by id
 function many() {
@@ -167,7 +172,7 @@ function many() {
     drawn.set(it.id, thumb);
     const guess = model === "shown" && it.model?.top ? it.model.top[0] : null;
     const text = it.said ? [make("span", { textContent: nameOf(it.said.label, now.run) }), "✓"]
-      : guess ? [make("span", { textContent: now.run.classes[guess[0]].name }), percent(guess[1])] : [];
+      : guess ? [make("span", { textContent: `${now.run.classes[guess[0]].name} ?` }), percent(guess[1])] : [];
     thumb.lastChild.replaceChildren(...text);
     thumb.classList.toggle("said", Boolean(it.said));
     thumb.setAttribute("aria-selected", i === chosen);
@@ -277,7 +282,7 @@ function skip() {
 }
 
 function undo() {
-  if (!now?.undo || busy) return;
+  if (!now?.undo && !busy) return; // what is on its way to the server can be undone after it
   $("last").textContent = "";
   const was = new Map(now.items.map((it) => [it.id, it]));
   send("undo").then(() => {
@@ -295,6 +300,8 @@ function toggleView() {
   view = view === "grid" ? "single" : "grid";
   sessionStorage.view = view;
   shown = null;
+  since = null;
+  delete $("stage").dataset.seen;
   chosen = 0;
   send("state");
 }
@@ -356,6 +363,7 @@ document.addEventListener("keydown", (event) => {
   else if (key === "g") toggleView();
   else if (key === "p") togglePredictions();
   else if (key === "?") help();
+  else if (now?.run?.kind === "numbers" && !typing && /^[-+.,\d]$/.test(key)) return $("value-of-it").focus(); // and types it
   else {
     const label = typing ? -1 : now?.run?.classes.findIndex((each) => each.key && each.key === key) ?? -1;
     if (label < 0) return;
