@@ -51,7 +51,8 @@ test-slow: setup  ## the tests that take minutes or fetch data
 	@$(BIN)/python -m pytest -m slow
 
 test-browser: setup  ## the labelling page in Chromium, which is installed where it is missing and may be
-	@command -v chromium chromium-browser google-chrome >/dev/null || .ci/chromium
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
+	    .ci/chromium
 	@$(BIN)/python -m pytest -m browser
 
 check: lint test  ## lint, types and tests: before every commit

@@ -244,6 +244,7 @@ function pause() {
   for (const [id, text] of [["happens", told[0]], ["explains", told[1]]])
     if ($(id).textContent !== text) $(id).textContent = text;
   $("share").hidden = doing !== "working";
+  $("percent").textContent = doing === "working" && share !== null ? percent(share) : "";
   if (share === null) $("share").removeAttribute("value"); else $("share").value = share;
   $("share").setAttribute("aria-valuetext", share === null ? "under way" : percent(share));
   if (now.curve.length > 1)
