@@ -259,8 +259,8 @@ def test_token_and_port_stay_where_the_run_has_a_folder(book: Book, serve: Serve
 
 
 def test_a_loop_that_is_run_again_finds_the_same_page(book: Book, serve: Serve) -> None:
-    oracle, client = serve(ask(book), port=None)
-    url = oracle.url
+    oracle, client = serve(ask(book))
+    url, oracle.port = oracle.url, None
     oracle.close()
     oracle.submit(ask(book))
     assert oracle.url == url and client.post("state")[1]["doing"] == "labelling"
