@@ -13,10 +13,10 @@ AGREES := agrees
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup agrees mnist test test-slow check lint format ui wheel-test clean
+.PHONY: help setup agrees mnist test test-slow test-browser check lint format ui wheel-test clean
 
 help:  ## what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) $(AGREES)  ## an environment in .venv with everything in it
 
@@ -49,6 +49,11 @@ test: setup  ## the tests, JOBS of them at a time
 
 test-slow: setup  ## the tests that take minutes or fetch data
 	@$(BIN)/python -m pytest -m slow
+
+test-browser: setup  ## the labelling page in Chromium, which is installed where it is missing and may be
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
+	    .ci/chromium
+	@$(BIN)/python -m pytest -m browser
 
 check: lint test  ## lint, types and tests: before every commit
 

@@ -45,9 +45,9 @@ def test_every_public_name_is_there_and_no_other() -> None:
 
 def test_the_import_alone_loads_next_to_nothing() -> None:
     assert not loaded("import activebdl") & {"torch", "numpy", "pydantic", "mlflow", "typer", "matplotlib"}
-    core = loaded("import activebdl; activebdl.ActiveLearning")
+    core = loaded("import activebdl; activebdl.ActiveLearning; import activebdl.oracles.web")
     assert "torch" in core
-    assert not core & {"pydantic", "mlflow", "typer", "matplotlib", "sklearn", "scipy", "yaml"}
+    assert not core & {"pydantic", "mlflow", "typer", "matplotlib", "sklearn", "scipy", "yaml", "starlette", "uvicorn"}
 
 
 def test_help_needs_no_torch() -> None:
