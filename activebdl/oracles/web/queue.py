@@ -38,9 +38,10 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Item:
-    """One item as it came in a request: the input ``[...]``, and what the model thinks of it."""
+    """One item as it came in a request: the input ``[...]``, its white, and what the model thinks of it."""
 
     input: Tensor = field(repr=False)
+    white: float
     prediction: Tensor | None  # [C] probabilities, or [2] mean and standard deviation
     uncertainty: float | None  # nats, or the standard deviation
     score: float | None
@@ -345,6 +346,7 @@ def _items(request: Request) -> dict[int, Item]:
     return {
         id: Item(
             request.items[i],
+            request.white,
             None if request.predictions is None else request.predictions[i],
             None if unsure is None else float(unsure[i]),
             score,

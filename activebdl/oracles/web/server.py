@@ -76,7 +76,7 @@ class Page:
         item = self.queue.item(int(name)) if re.fullmatch("[0-9]{1,15}", name) else None
         if item is None or not is_image(item.input):
             return error(404, "There is no such picture.")
-        return Response(await run_in_threadpool(png, item.input), media_type="image/png")
+        return Response(await run_in_threadpool(png, item.input, item.white), media_type="image/png")
 
     def _call(self, verb: Callable[[str, dict[str, Any]], str]) -> Callable[[Request], Awaitable[Response]]:
         """An address that takes JSON and answers with all that the page is to show."""
