@@ -199,7 +199,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["run", "digits-small", "--posterior", "mc"], "Unknown posterior 'mc'. Known: "),
     (["run", "digits-small", "--data", "digit"], "Unknown dataset 'digit'. Known: diabetes, digits"),
     (["run", "digits-small", "--network", "cnn"], "Unknown network 'cnn'. Known: batchbald_cnn"),
-    (["run", "digits-small", "--oracle", "me"], "Unknown oracle 'me'. Known: dataset"),
+    (["run", "digits-small", "--oracle", "me"], "Unknown oracle 'me'. Known: crowd, dataset, files"),
     (["run", "digits-small", "--budget", "10"], "The budget of 10 labels is below the initial size of 20"),
     (["run", "digits-small", "--budget", "2000"], "above the pool, which has 1297 items"),
     (["run", "digits-small", "--query-size", "0"], "The query size is 0"),
