@@ -31,7 +31,8 @@ class Annotation:
         seconds: How long it took.
         role: "answer", which the run goes by, the last one where there are several; "vote", one voice among several,
             which is kept and paid for, while the run goes by the answer that the oracle gives beside it; "withdrawn",
-            when the annotator takes the last answer back, and the item waits for another; then the label is None.
+            when the annotator takes the last answer back: the item waits for another, or, where the run has taken it
+            already and none comes, is set aside; then the label is None.
             "correction", which stands above all answers, those too that come after it.
     """
 
@@ -46,6 +47,8 @@ class Annotation:
         """Makes plain integers and floats of what comes, for a numpy integer would be stored as bytes."""
         if self.role not in get_args(Role):
             raise UserError(f"An annotation's role is one of {', '.join(get_args(Role))}, not {self.role!r}.")
+        if not isinstance(self.annotator, str) or not self.annotator or not _is_text(self.annotator):
+            raise UserError(f"An annotation's annotator is a name, not {self.annotator!r}.")
         try:
             object.__setattr__(self, "id", operator.index(self.id))
         except TypeError:
@@ -71,6 +74,15 @@ def standing(history: Iterable[Annotation]) -> dict[int, Annotation]:
             if said.role == "answer":
                 by_annotator[said.annotator] = said
     return {id: list(each.values())[-1] for id, each in answers.items() if each} | corrections
+
+
+def _is_text(name: str) -> bool:
+    """Whether it can be written down; half a character cannot."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def as_float(value: object) -> float | None:

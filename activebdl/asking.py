@@ -162,6 +162,7 @@ class Asking:
             ids=ids,
             items=self.dataset.pool[torch.tensor(ids)],
             target=self.dataset.target,
+            batch=asked.ids,
             white=self.dataset.normalise.scale,
             round=round,
             n_labels=pool.n_labels,

@@ -3,7 +3,7 @@
 A request is written before the oracle sees it, every annotation before it is acknowledged, and each write is on the
 disk when its method returns. So ``kill -9`` at any moment loses no label, and a run goes on from its journal alone.
 
-Annotations are a history to which lines are added and in which none is changed. When every item of a request has an
+Annotations are a history to which lines are added, and what they say never changes. When every item of a request has an
 answer, the run takes it: all lines since the last time are stamped with that request, and the run goes by them from
 there on, however often it is resumed.
 """
@@ -24,7 +24,7 @@ from typing import Any, Self
 
 from filelock import FileLock, Timeout
 
-from activebdl.annotations import Annotation, standing
+from activebdl.annotations import Annotation, Label, standing
 from activebdl.errors import UserError
 from activebdl.journal_schema import SCHEMA_VERSION, upgrade
 
@@ -71,6 +71,7 @@ class Journal:
 
     def __init__(self, path: Path | None = None, *, beside: bool = False) -> None:
         self.path = path
+        self._beside = beside
         self._lock = None if path is None or beside else _lock(path)
         self._turn = threading.RLock()  # of the threads of this process
         self._db = None
@@ -146,18 +147,25 @@ class Journal:
         """Writes annotations, before they are acknowledged; what an annotator said last, said again, is no news."""
         with self._transaction() as db:
             for a in annotations:
-                last = db.execute(
-                    "SELECT revision, role, label FROM annotations WHERE id = ? AND annotator = ? "
-                    "ORDER BY revision DESC LIMIT 1",
-                    (a.id, a.annotator),
-                ).fetchone()
-                if (a.role, a.label) == (("withdrawn", None) if last is None else last[1:]):
+                if (a.role, a.label) == self._said_last(a):
                     continue
-                revision = 0 if last is None else last[0] + 1
                 db.execute(
-                    "INSERT INTO annotations VALUES (NULL, ?, ?, ?, ?, ?, ?, ?, ?, NULL, NULL)",
-                    (a.id, a.annotator, revision, a.role, a.label, a.cost, a.seconds, _now_ms()),
+                    "INSERT INTO annotations VALUES (NULL, ?, ?, (SELECT count(*) FROM annotations WHERE id = ? AND "
+                    "annotator = ?), ?, ?, ?, ?, ?, NULL, NULL)",
+                    (a.id, a.annotator, a.id, a.annotator, a.role, a.label, a.cost, a.seconds, _now_ms()),
                 )
+
+    def _said_last(self, a: Annotation) -> tuple[str, Label]:
+        """Role and label of what this annotation takes the place of; a correction's is the last one by anybody."""
+        by, roles = (a.annotator, ("vote",)) if a.role == "vote" else (a.annotator, ("answer", "withdrawn"))
+        if a.role == "correction":
+            by, roles = None, ("correction",)
+        rows = self._rows(
+            f"SELECT role, label FROM annotations WHERE id = ? AND annotator = ifnull(?, annotator) "
+            f"AND role IN ({', '.join('?' * len(roles))}) ORDER BY number DESC LIMIT 1",
+            a.id, by, *roles,
+        )  # fmt: skip
+        return rows[0] if rows else ("withdrawn", None)
 
     def annotations(self, round: int, attempt: int) -> dict[int, Annotation]:
         """The answers to a request's items that count by now, by id; an item without one is not there."""
@@ -191,10 +199,15 @@ class Journal:
         return bool(self._rows(f"SELECT 1 FROM requests {where}", round, attempt))
 
     def news(self, round: int, attempt: int) -> dict[int, Annotation]:
-        """The answers that the run took with a request: to its items, and later ones to items of requests before it."""
-        touched = "SELECT id FROM annotations WHERE round = ? AND attempt = ?"
+        """What the run took with a request: the answers to its items, and what is new of items of requests before it.
+
+        An item whose answer was withdrawn since has an abstention.
+        """
+        touched = "SELECT id FROM annotations WHERE round = ? AND attempt = ? AND role != 'vote'"
         where = f"WHERE id IN ({touched}) AND (round, attempt) <= (?, ?)"
-        return standing(self._history(where, round, attempt, round, attempt))
+        history = self._history(where, round, attempt, round, attempt)
+        withdrawn = {said.id: said for said in history if said.role == "withdrawn"}
+        return withdrawn | standing(history)
 
     def open_request(self) -> tuple[int, int] | None:
         """Round and attempt of the request whose answers the run waits for; None when it waits for none."""
@@ -246,10 +259,11 @@ class Journal:
     def _make_or_check(self) -> None:
         version = self._rows("PRAGMA user_version")[0][0]
         if version > SCHEMA_VERSION:
-            raise UserError(
-                f"The journal '{self.path}' was written by a newer activebdl (schema {version}, this one knows "
-                f"{SCHEMA_VERSION}); update activebdl."
-            )
+            raise UserError(_newer(self.path, version))
+        if version == 0 and self._rows("SELECT 1 FROM sqlite_master"):
+            raise UserError(f"'{self.path}' is no journal, but a database of something else; name another file.")
+        if version < SCHEMA_VERSION and self._beside:
+            raise UserError(f"The journal '{self.path}' is of an older activebdl; resume its run once with this one.")
         trouble = self._rows("PRAGMA quick_check(1)")[0][0]
         if trouble != "ok":
             raise sqlite3.DatabaseError(f"it is damaged ({' '.join(trouble.split())})")
@@ -285,14 +299,15 @@ class Journal:
         except sqlite3.IntegrityError:
             raise  # our own mistake
         except sqlite3.DatabaseError as error:
-            raise UserError(
-                f"The journal '{self.path}' cannot be {verb}: {error}. What it holds is safe; mend this and resume."
-            ) from error
+            after = "What it holds is safe; mend this and resume."
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+                after = "It is damaged and was left as it is; 'activebdl labels RUN --export' writes what can be read."
+            raise UserError(f"The journal '{self.path}' cannot be {verb}: {error}. {after}") from error
 
 
 def read_rounds(path: Path) -> list[RoundRecord]:
     """All rounds of a journal that another process may be writing."""
-    with contextlib.closing(_read_only(path)) as db:
+    with _reading(path) as db:
         if _is_empty(db):
             return []
         rows = db.execute("SELECT n_labels, results, written_ms FROM rounds ORDER BY round").fetchall()
@@ -324,9 +339,7 @@ def read_history(path: Path) -> tuple[list[Line], str | None]:
     Returns:
         The lines, and what is wrong with the file when it is damaged: then they are those that can still be read.
     """
-    with contextlib.closing(_read_only(path)) as db:
-        if _is_empty(db):
-            return [], None
+    with _reading(path) as db:
         lines: list[Line] = []
         try:
             for *said, revision, asked_in, taken_in, written_ms in db.execute(
@@ -341,31 +354,63 @@ def read_history(path: Path) -> tuple[list[Line], str | None]:
 
 def read_about(path: Path) -> dict[str, Any]:
     """All notes about the run of a journal that another process may be writing."""
-    with contextlib.closing(_read_only(path)) as db:
+    with _reading(path) as db:
         if _is_empty(db):
             return {}
         return {key: json.loads(value) for key, value in db.execute("SELECT key, value FROM about")}
 
 
-def _read_only(path: Path) -> sqlite3.Connection:
+def is_older(path: Path) -> bool:
+    """Whether a journal has the tables of an earlier version, which opening it as its writer makes today's."""
+    with _reading(path) as db:
+        return not _is_empty(db) and _version(db) < SCHEMA_VERSION
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Generator[sqlite3.Connection]:
     try:
-        db = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
-        if not _is_empty(db):
-            db.execute("SELECT count(*) FROM about")
+        with contextlib.closing(_read_only(path)) as db:
+            if _version(db) > SCHEMA_VERSION:
+                raise UserError(_newer(path, _version(db)))
+            yield db
     except sqlite3.Error as error:
         raise UserError(f"'{path}' is not a journal that can be read: {error}.") from error
+
+
+def _read_only(path: Path) -> sqlite3.Connection:
+    """In a folder that cannot be written SQLite opens the file only when it is told that nobody else writes it."""
+    uri = f"{path.resolve().as_uri()}?mode=ro"
+    db = sqlite3.connect(uri, uri=True)
+    try:
+        _version(db)
+    except sqlite3.OperationalError:
+        db.close()
+        if path.with_name(path.name + "-wal").exists():
+            raise
+        db = sqlite3.connect(f"{uri}&immutable=1", uri=True)
     return db
+
+
+def _version(db: sqlite3.Connection) -> int:
+    return db.execute("PRAGMA user_version").fetchone()[0]
+
+
+def _newer(path: Path | None, version: int) -> str:
+    return (
+        f"The journal '{path}' was written by a newer activebdl (schema {version}, this one knows {SCHEMA_VERSION}); "
+        "update activebdl."
+    )
 
 
 def _is_empty(db: sqlite3.Connection) -> bool:
     """Whether the process that made the file was killed before there was anything in it."""
-    return db.execute("PRAGMA user_version").fetchone()[0] == 0
+    return _version(db) == 0
 
 
 def _lock(path: Path) -> FileLock:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path.with_name(path.name + ".lock"))
+        lock = FileLock(path.with_name(path.name + ".lock"), thread_local=False)
         lock.acquire(timeout=0)
         since = datetime.now().strftime("%H:%M on %d %B")
         _holder_file(Path(lock.lock_file)).write_text(f"process {os.getpid()} on {platform.node()}, since {since},")

@@ -141,7 +141,7 @@ def test_what_is_said_after_a_request_was_taken_counts_with_the_next(path: Path)
     with Journal(path) as journal:
         assert journal.take(0, 0) and journal.take(1, 0)
         assert {id: a.label for id, a in journal.news(0, 0).items()} == {5: 1, 6: 0}
-        assert {id: a.label for id, a in journal.news(1, 0).items()} == {5: 2, 7: 2}  # 6 has no other answer
+        assert {id: a.label for id, a in journal.news(1, 0).items()} == {5: 2, 6: None, 7: 2}  # 6 has no other answer
         assert (journal.cost(0), journal.cost(1)) == (2.5, 7.5)
 
 

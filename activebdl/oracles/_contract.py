@@ -26,6 +26,7 @@ class Request:
         ids: Q ids, in the order of choice.
         items: ``[Q, ...]`` the inputs as the data set stores them.
         target: What a label is: `Classes` or `Numbers`.
+        batch: Ids of the whole request, those too that have an answer already; empty where nobody said.
         white: What a byte is in the white of a picture; 255 for most.
         round: The round that asks, from 0; -1 asks for what is held out for validation.
         n_labels: Labels there are.
@@ -43,6 +44,7 @@ class Request:
     ids: tuple[int, ...]
     items: Tensor = field(repr=False)
     target: Target
+    batch: tuple[int, ...] = ()
     white: float = 255.0
     round: int = 0
     n_labels: int = 0
@@ -76,7 +78,7 @@ class Oracle(Protocol):
     ``shows_predictions = True``
         Requests come with what the model predicts.
     ``told(round)``
-        Is called with each `activebdl.Round` when it is recorded.
+        Is called with each `activebdl.Round` when it is recorded, and with those before when the run is resumed.
     ``progress(phase, total)``
         Is told how far the computer is meanwhile, see `activebdl.progress`.
     ``close()``

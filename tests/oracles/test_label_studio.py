@@ -59,7 +59,7 @@ def connect(dataset: ActiveDataset, server: Any, **options: Any) -> LabelStudioO
 
 
 def request_of(dataset: ActiveDataset, *ids: int, key: str = "round-0-attempt-0", **more: Any) -> Request:
-    return Request(key, ids, dataset.pool[torch.tensor(ids)], dataset.target, dataset.normalise.scale, **more)
+    return Request(key, ids, dataset.pool[torch.tensor(ids)], dataset.target, white=dataset.normalise.scale, **more)
 
 
 def answers(annotations: Iterable[Annotation]) -> dict[int, Any]:
