@@ -28,6 +28,13 @@ def folder_of(run: str, runs: Path) -> Path:
     raise UserError(f"There is no run '{run}' in '{runs}'. Known: {known}.")
 
 
+def runs_of(folder: Path, runs: Path) -> Path:
+    """The folder of all runs that this one is in, though it was found by its path."""
+    if folder.resolve().is_relative_to(runs.resolve()):
+        return runs
+    return folder.parent.parent if (folder.parent / "comparison.yaml").is_file() else folder.parent
+
+
 def tracking_for(runs: Path, experiment: str, mlflow: bool) -> Any:
     """MLflow's store, made and checked before anything else is done."""
     if not mlflow:

@@ -4,6 +4,7 @@ An oracle may be slow, answer in parts, abstain, revise what it said, raise, han
 it has answered is kept, and is not asked for again.
 """
 
+import math
 import queue
 import threading
 import time
@@ -25,7 +26,7 @@ from activebdl.rounds import Round
 VALIDATION = -1  # the round before the first, in which validation items are asked for
 
 _LONGEST_PAUSE = 2.0  # seconds between two looks at an oracle that is still answering
-_IN_VAIN = 10  # whole requests in a row, after which an oracle that labels nothing is told of
+_IN_VAIN = 10, 50  # whole requests in a row, and items in them, after which an oracle that labels nothing is told of
 
 
 @dataclass
@@ -48,11 +49,13 @@ class Asking:
     budget: int
     time_limit: float | None = None
     max_cost: float | None = None
-    _in_vain: int = field(default=0, init=False)
+    _in_vain: list[int] = field(
+        default_factory=list[int], init=False
+    )  # items of the last requests, all of which abstained
 
     def __post_init__(self) -> None:
         for name, limit in (("time_limit", self.time_limit), ("max_cost", self.max_cost)):
-            if limit is not None and not limit > 0:
+            if limit is not None and not 0 < limit < math.inf:
                 raise UserError(f"'{name}' is a number above 0, or None for no limit; not {limit}.")
         if self.max_cost is None:
             return
@@ -72,13 +75,13 @@ class Asking:
     def affordable(self, journal: Journal, pool: Pool) -> Tensor:
         """Ids of the unlabelled items whose answer can be paid with what is left, ascending."""
         ids = pool.unlabelled
-        return ids if self.max_cost is None else ids[self._prices(ids) <= self.max_cost - journal.paid()]
+        return ids if self.max_cost is None else ids[self._prices(ids) <= self._left(journal)]
 
     def as_far_as_it_goes(self, journal: Journal, ids: Tensor) -> Tensor:
         """Which of the chosen are asked for, as positions: each in turn, when it can be paid beside those before it."""
         if self.max_cost is None:
             return torch.arange(len(ids))
-        left, kept = self.max_cost - journal.paid(), list[int]()
+        left, kept = self._left(journal), list[int]()
         for position, price in enumerate(self._prices(ids).tolist()):
             if price <= left:
                 left -= price
@@ -87,7 +90,7 @@ class Asking:
 
     def why_no_more(self, journal: Journal, pool: Pool) -> str | None:
         """That the budget in cost is spent, when it cannot pay another label; None while it can."""
-        if self.max_cost is None or len(self.affordable(journal, pool)):
+        if self.max_cost is None or len(pool.unlabelled) == 0 or len(self.affordable(journal, pool)):
             return None
         return f"the budget in cost of {self.max_cost:g} is spent: {journal.paid():g} paid"
 
@@ -101,10 +104,13 @@ class Asking:
         """Tells the oracle that the run ends here."""
         close = getattr(self.oracle, "close", None)
         if close is not None:
-            close()
+            self._call("close", close)
 
     def ask(self, journal: Journal, pool: Pool, round: int, attempt: int, asked: Asked) -> dict[int, Annotation]:
-        """Waits until every item of the request has an answer, and tells the pool; the answers by id.
+        """Waits until every item of the request has an answer, and tells the pool what is new.
+
+        Returns:
+            The answers by id, and revisions of earlier ones.
 
         Raises:
             UserError: What the oracle did wrong; what it did right is kept.
@@ -121,7 +127,7 @@ class Asking:
             pool.correct(id, news[id].label)
         if not known:
             self._check_use(asked, news)
-        return {id: news[id] for id in asked.ids}
+        return news
 
     def _wait(self, journal: Journal, pool: Pool, round: int, attempt: int, asked: Asked) -> None:
         """Submits the request and polls until the journal can take it."""
@@ -131,6 +137,7 @@ class Asking:
         def record(found: object) -> None:
             good, mistake = sort_annotations(found, allowed, target)
             journal.write_annotations(good)
+            mistake = mistake or self._overcharged(journal, asked)
             if mistake:
                 raise UserError(f"{mistake} {len(good)} good answers of this batch are kept; mend it and go on.")
 
@@ -176,12 +183,30 @@ class Asking:
 
     def _check_use(self, asked: Asked, news: dict[int, Annotation]) -> None:
         """Tells of an oracle that labels nothing, before it goes through the whole pool."""
-        self._in_vain = self._in_vain + 1 if all(news[id].label is None for id in asked.ids) else 0
-        if self._in_vain == _IN_VAIN:
+        self._in_vain.append(len(asked.ids))
+        if any(news[id].label is not None for id in asked.ids):
+            self._in_vain.clear()
+        requests, items = _IN_VAIN
+        if len(self._in_vain) >= requests and sum(self._in_vain) >= items:
             raise UserError(
-                f"The oracle abstained from every item of the last {_IN_VAIN} requests, and labelled none; "
+                f"The oracle abstained from every item of the last {len(self._in_vain)} requests, and labelled none; "
                 "look at what it is asked, and resume the run."
             )
+
+    def _left(self, journal: Journal) -> float:
+        """What the budget in cost can still pay; sums of such numbers as 0.1 are a little off."""
+        assert self.max_cost is not None
+        return self.max_cost - journal.paid() + 1e-9 * self.max_cost
+
+    def _overcharged(self, journal: Journal, asked: Asked) -> str:
+        """That the answers to an item have cost more than was said, where there is a budget; else nothing."""
+        if self.max_cost is None:
+            return ""
+        paid = journal.paid_for(asked.ids)
+        for id, price in zip(asked.ids, self._prices(torch.tensor(asked.ids)).tolist(), strict=True):
+            if paid[id] > price + 1e-9 * self.max_cost:
+                return f"The answers to item {id} cost {paid[id]:g}, where the oracle's price for it is {price:g}."
+        return ""
 
     def _prices(self, ids: Tensor) -> Tensor:
         """The most that the answers to each item may cost, ``[n]``, float64."""

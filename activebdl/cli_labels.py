@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-from activebdl._cli import Mlflow, Run, Runs, close, folder_of, resumable, tracking_for, typer
+from activebdl._cli import Mlflow, Run, Runs, close, folder_of, resumable, runs_of, tracking_for, typer
 from activebdl.errors import UserError, Waiting
 
 PEOPLE = ("web", "files", "label_studio")  # oracles whose labels come from people, who may go over to the page
@@ -53,7 +53,9 @@ def label(
         options["port"] = port
     if not predictions:
         options["predictions"] = "hidden"
-    page = Named.model_validate({**options, "name": "web", "open_browser": open})
+    if open:
+        options["open_browser"] = True
+    page = Named.model_validate({**options, "name": "web"})
     _go_on(folder, runs, mlflow, page)
 
 
@@ -66,13 +68,16 @@ def ingest(
     """Takes the answers of a file, says what is missing, and goes on with the run when nothing is."""
     from activebdl.journal import Journal
     from activebdl.labels import read_answers, target_of, waits_for
-    from activebdl.run_folders import JOURNAL, spec_of
+    from activebdl.run_folders import JOURNAL, begun
 
     folder = folder_of(run, runs)
-    path, cost = folder / JOURNAL, spec_of(folder).oracle.options.get("cost", 0.0)
+    path, spec = folder / JOURNAL, begun(folder)
     target = target_of(path)
+    cost = spec.oracle.options.get("cost", 0.0) if spec is not None and spec.oracle.name == "files" else 0.0
     with Journal(path) as journal:
-        found = read_answers(file, target, journal.asked(), cost)
+        asked = journal.asked()
+        paid = [id for id, cost in journal.paid_for(list(asked)).items() if cost > 0]
+        found = read_answers(file, target, asked, cost, paid)
         before = journal.lines()
         journal.write_annotations(found.annotations)
         new, waiting = journal.lines() - before, journal.open_request()
@@ -86,7 +91,10 @@ def ingest(
         )
     if missing:
         raise Waiting(f"The run still waits for {waits_for(missing)}; add their labels and ingest the file again.")
-    _go_on(folder, runs, mlflow)
+    if spec is None:
+        typer.echo("nothing is missing; the program that began this run can go on with it")
+    else:
+        _go_on(folder, runs, mlflow)
 
 
 def labels(
@@ -112,9 +120,8 @@ def labels(
         for line in book.fix(path, fix, annotator):
             typer.echo(line)
         finished = begun(folder) is not None and any(info.finished for info in list_runs(folder))
-        typer.echo(
-            "kept; the run is finished, and uses it no more" if finished else "kept, and used from the next round on"
-        )
+        use = "; the run is finished, and uses it no more" if finished else ", and used from the next labels on"
+        typer.echo(f"kept{use}")
     lines, missing, trouble = book.all_lines(path)
     target = book.target_of(path)
     if export is not None:
@@ -134,7 +141,7 @@ def _go_on(folder: Path, runs: Path, mlflow: bool, oracle: Any = None) -> None:
     from activebdl.run_folders import spec_of
     from activebdl.runs import resume
 
-    spec = spec_of(folder)
+    spec, runs = spec_of(folder), runs_of(folder, runs)
     with resumable(folder, runs):
         curve = resume(folder, tracking=tracking_for(runs, spec.experiment, mlflow), oracle=oracle)
     close(table([curve]), folder, runs, mlflow)

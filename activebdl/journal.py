@@ -26,7 +26,8 @@ from filelock import FileLock, Timeout
 
 from activebdl.annotations import Annotation, Label, standing
 from activebdl.errors import UserError
-from activebdl.journal_schema import SCHEMA_VERSION, upgrade
+from activebdl.journal_reading import RoundRecord
+from activebdl.journal_schema import SCHEMA_VERSION, newer, upgrade
 
 
 @dataclass(frozen=True)
@@ -46,15 +47,6 @@ class Asked:
     seconds: float = 0.0
     samples: int | None = None
     predictions: tuple[tuple[float, ...], ...] | None = None
-
-
-@dataclass(frozen=True)
-class RoundRecord:
-    """The results of one round, and when they were written (milliseconds since 1970)."""
-
-    n_labels: int
-    results: Mapping[str, Any]
-    written_ms: int
 
 
 class Journal:
@@ -226,6 +218,14 @@ class Journal:
         """What all annotations have cost."""
         return math.fsum(cost for (cost,) in self._rows("SELECT cost FROM annotations"))
 
+    def paid_for(self, ids: Sequence[int]) -> dict[int, float]:
+        """What all annotations of each of these items have cost."""
+        costs: dict[int, list[float]] = {id: [] for id in ids}
+        for id, cost in self._rows("SELECT id, cost FROM annotations"):
+            if id in costs:
+                costs[id].append(cost)
+        return {id: math.fsum(each) for id, each in costs.items()}
+
     def cost(self, round: int) -> float:
         """What all annotations that the run had taken by the end of that round have cost."""
         rows = self._rows("SELECT cost FROM annotations WHERE round <= ?", round)
@@ -259,7 +259,7 @@ class Journal:
     def _make_or_check(self) -> None:
         version = self._rows("PRAGMA user_version")[0][0]
         if version > SCHEMA_VERSION:
-            raise UserError(_newer(self.path, version))
+            raise UserError(newer(self.path, version))
         if version == 0 and self._rows("SELECT 1 FROM sqlite_master"):
             raise UserError(f"'{self.path}' is no journal, but a database of something else; name another file.")
         if version < SCHEMA_VERSION and self._beside:
@@ -303,108 +303,6 @@ class Journal:
             if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
                 after = "It is damaged and was left as it is; 'activebdl labels RUN --export' writes what can be read."
             raise UserError(f"The journal '{self.path}' cannot be {verb}: {error}. {after}") from error
-
-
-def read_rounds(path: Path) -> list[RoundRecord]:
-    """All rounds of a journal that another process may be writing."""
-    with _reading(path) as db:
-        if _is_empty(db):
-            return []
-        rows = db.execute("SELECT n_labels, results, written_ms FROM rounds ORDER BY round").fetchall()
-    return [RoundRecord(n_labels, json.loads(results), written) for n_labels, results, written in rows]
-
-
-@dataclass(frozen=True)
-class Line:
-    """One line of the history of annotations.
-
-    Args:
-        annotation: What was said.
-        revision: How many times this annotator had said something else of the item before.
-        asked_in: The round that asked for the item.
-        taken_in: The round from which the run goes by the history up to here; None when it does not yet.
-        written_ms: When it came, in milliseconds since 1970.
-    """
-
-    annotation: Annotation
-    revision: int
-    asked_in: int
-    taken_in: int | None
-    written_ms: int
-
-
-def read_history(path: Path) -> tuple[list[Line], str | None]:
-    """The history of annotations of a journal that another process may be writing.
-
-    Returns:
-        The lines, and what is wrong with the file when it is damaged: then they are those that can still be read.
-    """
-    with _reading(path) as db:
-        lines: list[Line] = []
-        try:
-            for *said, revision, asked_in, taken_in, written_ms in db.execute(
-                "SELECT id, label, annotator, cost, a.seconds, role, revision, asked.round, a.round, written_ms "
-                "FROM annotations AS a JOIN asked USING (id) ORDER BY number"
-            ):
-                lines.append(Line(Annotation(*said), revision, asked_in, taken_in, written_ms))
-        except sqlite3.DatabaseError as error:
-            return lines, str(error)
-        return lines, None
-
-
-def read_about(path: Path) -> dict[str, Any]:
-    """All notes about the run of a journal that another process may be writing."""
-    with _reading(path) as db:
-        if _is_empty(db):
-            return {}
-        return {key: json.loads(value) for key, value in db.execute("SELECT key, value FROM about")}
-
-
-def is_older(path: Path) -> bool:
-    """Whether a journal has the tables of an earlier version, which opening it as its writer makes today's."""
-    with _reading(path) as db:
-        return not _is_empty(db) and _version(db) < SCHEMA_VERSION
-
-
-@contextlib.contextmanager
-def _reading(path: Path) -> Generator[sqlite3.Connection]:
-    try:
-        with contextlib.closing(_read_only(path)) as db:
-            if _version(db) > SCHEMA_VERSION:
-                raise UserError(_newer(path, _version(db)))
-            yield db
-    except sqlite3.Error as error:
-        raise UserError(f"'{path}' is not a journal that can be read: {error}.") from error
-
-
-def _read_only(path: Path) -> sqlite3.Connection:
-    """In a folder that cannot be written SQLite opens the file only when it is told that nobody else writes it."""
-    uri = f"{path.resolve().as_uri()}?mode=ro"
-    db = sqlite3.connect(uri, uri=True)
-    try:
-        _version(db)
-    except sqlite3.OperationalError:
-        db.close()
-        if path.with_name(path.name + "-wal").exists():
-            raise
-        db = sqlite3.connect(f"{uri}&immutable=1", uri=True)
-    return db
-
-
-def _version(db: sqlite3.Connection) -> int:
-    return db.execute("PRAGMA user_version").fetchone()[0]
-
-
-def _newer(path: Path | None, version: int) -> str:
-    return (
-        f"The journal '{path}' was written by a newer activebdl (schema {version}, this one knows {SCHEMA_VERSION}); "
-        "update activebdl."
-    )
-
-
-def _is_empty(db: sqlite3.Connection) -> bool:
-    """Whether the process that made the file was killed before there was anything in it."""
-    return _version(db) == 0
 
 
 def _lock(path: Path) -> FileLock:

@@ -1,5 +1,7 @@
 """The tables of a journal, and how those of earlier versions become them."""
 
+from pathlib import Path
+
 SCHEMA_VERSION = 4
 
 _SCHEMA = """
@@ -61,3 +63,11 @@ def upgrade(version: int) -> str:
     """What makes a journal of today out of one of that version, in one transaction; of an empty file if it is 0."""
     steps = {0: (_SCHEMA, _ANNOTATIONS), 1: (_FROM_2, _FROM_3, _FROM_1), 2: (_FROM_2, _FROM_3), 3: (_FROM_3,)}
     return f"BEGIN IMMEDIATE; {''.join(steps[version])} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+
+
+def newer(path: Path | None, version: int) -> str:
+    """That a journal is of that version, which is above ours."""
+    return (
+        f"The journal '{path}' was written by a newer activebdl (schema {version}, this one knows {SCHEMA_VERSION}); "
+        "update activebdl."
+    )

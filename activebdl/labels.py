@@ -8,7 +8,7 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +16,8 @@ from typing import Any, cast
 
 from activebdl.annotations import Annotation, Label, standing
 from activebdl.errors import UserError
-from activebdl.journal import Journal, Line, read_about, read_history
+from activebdl.journal import Journal
+from activebdl.journal_reading import Line, is_older, read_about, read_history
 from activebdl.targets import Classes, Numbers, Target
 
 ABSTAIN_WORD = "abstain"
@@ -112,7 +113,9 @@ class Answers:
     mistakes: list[str] = field(default_factory=list[str])
 
 
-def read_answers(file: Path, target: Target, asked: frozenset[int], cost: float = 0.0) -> Answers:
+def read_answers(
+    file: Path, target: Target, asked: frozenset[int], cost: float = 0.0, paid: Collection[int] = ()
+) -> Answers:
     """Reads answers: lines of JSON, or CSV with a header, with an id and a label, in any order.
 
     Lines without a label are not answered yet. "annotator", "cost" and "seconds" may be given.
@@ -121,32 +124,37 @@ def read_answers(file: Path, target: Target, asked: frozenset[int], cost: float 
         file: Its name ends in .jsonl or .csv.
         target: What a label is.
         asked: Ids that the run has asked for.
-        cost: Of an answer where the file does not say.
+        cost: Of the first answer to an item, where the file does not say.
+        paid: Ids whose first answer was paid for before.
 
     Raises:
         UserError: The file cannot be read, or is neither.
     """
-    answers = Answers()
+    answers, free = Answers(), set(paid)
     for number, row in _rows(file):
         try:
             if isinstance(row, UserError):
                 raise row
             if row.get("label") in (None, ""):
                 continue
-            answers.annotations.append(_annotation(row, target, asked, cost))
+            said = _annotation(row, target, asked, cost, free)
+            answers.annotations.append(said)
+            free |= {said.id} if said.cost > 0 else set()
         except UserError as error:
             answers.mistakes.append(f"line {number}: {error}")
     return answers
 
 
-def _annotation(row: Mapping[str, Any], target: Target, asked: frozenset[int], cost: float) -> Annotation:
+def _annotation(
+    row: Mapping[str, Any], target: Target, asked: frozenset[int], cost: float, free: Collection[int]
+) -> Annotation:
     try:
         id = int(str(row.get("id")))
     except ValueError:
         raise UserError(f"'id' is an item's number, not {row.get('id')!r}.") from None
     if id not in asked:
         raise UserError(f"item {id} was not asked for.")
-    numbers = dict.fromkeys(("cost", "seconds"), 0.0) | {"cost": cost}
+    numbers = {"cost": 0.0 if id in free else cost, "seconds": 0.0}
     for key in numbers:
         if row.get(key) not in (None, ""):
             try:
@@ -167,10 +175,14 @@ def _rows(file: Path) -> Iterator[tuple[int, Mapping[str, Any] | UserError]]:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise UserError(f"'{file}' cannot be read: {reason}.") from error
     if file.suffix == ".csv":
+        csv.field_size_limit(2**30)  # an item of many numbers is one field
         reader = csv.DictReader(io.StringIO(text))
-        if not {"id", "label"} <= set(reader.fieldnames or ()):
-            raise UserError(f"'{file}' needs a first line that names the columns, 'id' and 'label' among them.")
-        yield from ((reader.line_num, row) for row in reader)
+        try:
+            if not {"id", "label"} <= set(reader.fieldnames or ()):
+                raise UserError(f"'{file}' needs a first line that names the columns, 'id' and 'label' among them.")
+            yield from ((reader.line_num, row) for row in reader)
+        except csv.Error as error:
+            raise UserError(f"'{file}', line {reader.line_num}: this is not CSV: {error}.") from None
     elif file.suffix == ".jsonl":
         for number, line in enumerate(text.splitlines(), start=1):
             if line.strip():
@@ -199,9 +211,12 @@ def fix(path: Path, assignments: Sequence[str], annotator: str = "correction") -
         UserError: An item that has no label, or a label that cannot be. Then nothing is changed.
     """
     target = target_of(path)
+    bring_up_to_date(path)
+    taken = standing(line.annotation for line in read_history(path)[0] if line.taken_in is not None)
+    set_aside = {id for id, said in taken.items() if said.label is None}
     with Journal(path, beside=True) as journal:
         known = standing(journal.history())
-        corrections = [_correction(assignment, target, known, annotator) for assignment in assignments]
+        corrections = [_correction(assignment, target, known, set_aside, annotator) for assignment in assignments]
         journal.write_annotations(corrections)
 
     def word(label: Label) -> str:
@@ -210,16 +225,28 @@ def fix(path: Path, assignments: Sequence[str], annotator: str = "correction") -
     return [f"item {said.id}: {word(known[said.id].label)} is now {word(said.label)}" for said in corrections]
 
 
-def _correction(assignment: str, target: Target, known: Mapping[int, Annotation], annotator: str) -> Annotation:
+def _correction(
+    assignment: str, target: Target, known: Mapping[int, Annotation], set_aside: Collection[int], annotator: str
+) -> Annotation:
     id, equals, label = assignment.partition("=")
     if not equals or not id.strip().isdecimal():
         raise UserError(f"--fix takes ID=LABEL, such as 17={(*target.names, '0.5')[0]}, not '{assignment}'.")
     before = known.get(int(id))
     if before is None:
         raise UserError(f"Item {int(id)} has no label that could be corrected.")
-    if before.label is None:
+    if before.id in set_aside:
         raise UserError(f"Item {int(id)} was set aside and another asked for in its place; it takes no label any more.")
     return Annotation(int(id), parse_label(label, target), annotator, role="correction")
+
+
+def bring_up_to_date(path: Path) -> None:
+    """Makes today's tables of a journal of an earlier version.
+
+    Raises:
+        UserError: Another process has it.
+    """
+    if is_older(path):
+        Journal(path).close()
 
 
 def all_lines(path: Path) -> tuple[list[Line], list[int], str | None]:
@@ -230,6 +257,7 @@ def all_lines(path: Path) -> tuple[list[Line], list[int], str | None]:
         are those lines that can still be read.
     """
     missing: list[int] = []
+    bring_up_to_date(path)
     with contextlib.suppress(UserError), Journal(path, beside=True) as journal:  # or it can only be read
         waiting = journal.open_request()
         missing = [] if waiting is None else journal.missing(*waiting)

@@ -27,7 +27,8 @@ from activebdl.counts import check_counts
 from activebdl.data.dataset import ActiveDataset
 from activebdl.devices import choose_device
 from activebdl.errors import UserError
-from activebdl.journal import Asked, Journal, RoundRecord
+from activebdl.journal import Asked, Journal
+from activebdl.journal_reading import RoundRecord
 from activebdl.oracles import Annotation, make_oracle
 from activebdl.oracles.function import FunctionOracle
 from activebdl.pool import Pool
@@ -151,6 +152,8 @@ class ActiveLearning:
                 if not new:  # the last of the budget in cost went for abstentions
                     journal.note("ended", self.asking.why_no_more(journal, pool))
                     break
+                if journal.about("ended") is not None:  # but it goes on with a larger one
+                    journal.note("ended", None)
                 belief = Belief(self.learner, round, pool)
                 rounds.append(self._record(journal, rounds, belief, new, seconds))
                 self.asking.tell(rounds[-1])
@@ -165,7 +168,8 @@ class ActiveLearning:
         self, journal: Journal, belief: Belief, round: int, n_labels: int, seconds: dict[str, float]
     ) -> list[tuple[Annotation, float | None]]:
         """Select -> ask, until there are so many labels: the new ones and their scores. Adds up the seconds it took."""
-        new: list[tuple[Annotation, float | None]] = []
+        scores: dict[int, float | None] = {}
+        answers: dict[int, Annotation] = {}
         for attempt in itertools.count():  # a second one only where the oracle abstained, or took a label back
             missing = n_labels - belief.pool.n_labels
             if missing <= 0:
@@ -173,13 +177,13 @@ class ActiveLearning:
             asked = journal.request(round, attempt) or self._select(journal, belief, round, attempt, missing)
             if asked is None:
                 break
-            answers = self.asking.ask(journal, belief.pool, round, attempt, asked)
-            new += [(answers[id], score) for id, score in zip(asked.ids, asked.scores, strict=True)]
+            scores |= zip(asked.ids, asked.scores, strict=True)
+            answers |= self.asking.ask(journal, belief.pool, round, attempt, asked)
             seconds["select"] += asked.seconds
-            seconds["ask"] += sum(answer.seconds for answer in answers.values())
+            seconds["ask"] += sum(answers[id].seconds for id in asked.ids)
         if belief.pool.n_labels < n_labels and (round == VALIDATION or len(belief.pool.labelled) == 0):
             raise UserError(f"There is no label to train on: {self.asking.why_no_more(journal, belief.pool)}.")
-        return [(annotation, score) for annotation, score in new if annotation.label is not None]
+        return [(answers[id], score) for id, score in scores.items() if answers[id].label is not None]
 
     def _select(self, journal: Journal, belief: Belief, round: int, attempt: int, quantity: int) -> Asked | None:
         """Draw -> score -> select, and the request is in the journal before anyone is asked; None when nothing is left.
@@ -187,16 +191,15 @@ class ActiveLearning:
         Only a budget in cost may leave nothing.
         """
         pool = belief.pool
-        affordable = self.asking.affordable(journal, pool)
-        if self.asking.max_cost is not None and len(affordable) < quantity:
-            if len(affordable) == 0:
-                return None
-            quantity = len(affordable)
         if quantity > len(pool.unlabelled):
             raise UserError(
                 f"The pool is used up: the oracle would not label {len(pool.set_aside)} items, and only "
                 f"{len(pool.unlabelled)} are left where {quantity} are wanted."
             )
+        affordable = self.asking.affordable(journal, pool)
+        quantity = min(quantity, len(affordable))
+        if quantity == 0:
+            return None
         strategy = {VALIDATION: resolve("random"), 0: self.starter}.get(round, self.strategy)
         again = f" again {attempt}" if attempt else ""
         data = self.dataset
@@ -263,7 +266,7 @@ class ActiveLearning:
             if self.stop is not None:
                 now = Round.of(belief.round, new, RoundRecord(belief.n_labels, results, 0))
                 results["stopped"] = why(self.stop, [*rounds, now])
-            if results.get("stopped") is None:
+            if results.get("stopped") is None and belief.n_labels < self.counts[-1]:
                 results["stopped"] = self.asking.why_no_more(journal, belief.pool)
             record = journal.write_round(belief.round, belief.n_labels, results)
         elif "cost" not in record.results:  # an older journal

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from activebdl.progress import say
 
-FIRST_PAUSE, LONGEST_PAUSE = 5.0, 600.0  # seconds between two tries, which double
+FIRST_PAUSE, LONGEST_PAUSE = 5.0, 600.0  # seconds between two tries; they double, and may be longer by the share
 SHARE = 10  # a pause is so many times as long as the try before it: a server that hangs takes a tenth of the time
 PATIENCE = 5.0  # seconds; once something failed in a try, what would begin later than this waits for the next
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 
 from activebdl.annotations import Annotation
-from activebdl.journal import RoundRecord
+from activebdl.journal_reading import RoundRecord
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 import yaml
 
 from activebdl.errors import UserError
-from activebdl.journal import RoundRecord, read_about, read_rounds
+from activebdl.journal_reading import RoundRecord, read_about, read_rounds
 from activebdl.spec import RunSpec, validate
 
 JOURNAL = "journal.sqlite"
@@ -51,6 +51,8 @@ def spec_of(folder: Path) -> RunSpec:
     if not (folder / JOURNAL).is_file():
         raise UserError(f"There is no run in '{folder}': it has no {JOURNAL}.")
     spec = begun(folder)
+    if spec is None and "identity" in read_about(folder / JOURNAL):
+        raise UserError(f"The run in '{folder}' was begun by a program; that program goes on with it.")
     if spec is None:
         raise UserError(f"The run in '{folder}' stopped before it began; delete the folder and start it again.")
     return spec

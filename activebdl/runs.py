@@ -99,10 +99,9 @@ def resume(
         UserError: There is no such run, or another process is working on it.
     """
     spec = spec_of(folder)
-    if oracle is not None:
-        spec = spec.model_copy(update={"oracle": oracle})
+    today = spec if oracle is None else spec.model_copy(update={"oracle": oracle})
     with Journal(folder / JOURNAL) as journal:
-        return _go(build(spec, dataset=dataset, folder=folder, progress=bars), spec, folder, journal, tracking)
+        return _go(build(today, dataset=dataset, folder=folder, progress=bars), spec, folder, journal, tracking)
 
 
 def _go(cycle: ActiveLearning, spec: RunSpec, folder: Path, journal: Journal, tracking: Tracking) -> Curve:

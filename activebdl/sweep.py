@@ -53,7 +53,7 @@ def compare(spec: RunSpec, folder: Path, *, tracking: Tracking = NO_TRACKING) ->
         for strategy in spec.compare.strategies
     ]
     for child in children:
-        build(child, dataset=dataset)
+        build(child, dataset=dataset, folder=folder)
     uid = _claim(folder, spec)
     curves: list[Curve] = []
     with tracking.comparison(folder.name, uid) as tracking:

@@ -232,6 +232,91 @@ def test_a_budget_in_cost_is_never_overspent_and_no_label_is_left_that_it_could_
     assert timeless(list(cycle(dataset, network, oracle=Charging(truth), journal=path, **options))) == timeless(rounds)
 
 
+def test_tenths_pay_for_as_many_labels_as_they_should(dataset: ActiveDataset, network: Network) -> None:
+    """Ten times .1 is 1, though not in floats; and a budget that pays all that is wanted stops nothing."""
+
+    class Tenths(Scripted):
+        def price(self, ids: Sequence[int]) -> Sequence[float]:
+            return [0.1] * len(ids)
+
+        def poll(self, ticket: str) -> Sequence[Annotation]:
+            return [replace(answer, cost=0.1) for answer in super().poll(ticket)]
+
+    oracle = Tenths(truth_of(dataset))
+    rounds = list(cycle(dataset, network, oracle=oracle, max_cost=1.0, counts=range(1, 12), strategy="random"))
+    assert [round.n_labels for round in rounds] == list(range(1, 11))
+    assert rounds[-1].stopped == "the budget in cost of 1 is spent: 1 paid"
+    exactly = list(cycle(dataset, network, oracle=oracle, max_cost=1.0, counts=(5, 10)))
+    assert [round.stopped for round in exactly] == [None, None]
+    everything = list(cycle(dataset, network, oracle=oracle, max_cost=99.0, counts=(5, 120), strategy="random"))
+    assert [round.stopped for round in everything] == [None, None]
+
+
+def test_an_oracle_that_takes_more_than_its_price_is_told(
+    dataset: ActiveDataset, network: Network, tmp_path: Path
+) -> None:
+    class Dear(Scripted):
+        def price(self, ids: Sequence[int]) -> Sequence[float]:
+            return [1.0] * len(ids)
+
+        def poll(self, ticket: str) -> Sequence[Annotation]:
+            return [replace(answer, cost=1.5) for answer in super().poll(ticket)]
+
+    path = tmp_path / "journal.sqlite"
+    with pytest.raises(UserError, match=r"answers to item \d+ cost 1\.5, where the oracle's price for it is 1\."):
+        list(cycle(dataset, network, oracle=Dear(truth_of(dataset)), max_cost=9.0, journal=path))
+    with Journal(path) as journal:
+        assert len(journal.annotations(0, 0)) == 5
+
+
+def test_a_label_that_is_withdrawn_after_it_was_taken_is_replaced(
+    dataset: ActiveDataset, network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when somebody deletes it where it was given."""
+    truth, path, seen = truth_of(dataset), tmp_path / "journal.sqlite", fitted_on(monkeypatch)
+
+    def withdraw(request: Request) -> list[Annotation]:
+        first = Annotation(request.history[0].id, None, "ann", role="withdrawn")
+        return [first, *(Annotation(id, int(truth[id]), "ann") for id in request.ids)]
+
+    oracle = Scripted(truth, {"round-1-attempt-0": withdraw})
+    rounds = list(cycle(dataset, network, oracle=oracle, journal=path))
+    gone = rounds[0].ids[0]
+    assert [gone in labels for labels in seen] == [True, False, False]
+    assert [len(labels) for labels in seen] == [5, 10, 18] and len(rounds[1].ids) == 6
+    assert timeless(list(cycle(dataset, network, journal=path))) == timeless(rounds)
+
+
+def test_a_round_tells_the_labels_that_it_was_trained_on(
+    dataset: ActiveDataset, network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also those that are revised while others of the same round are replaced."""
+    truth, seen = truth_of(dataset), fitted_on(monkeypatch)
+    first: list[int] = []
+
+    def abstain(request: Request) -> list[Annotation]:
+        first.extend(request.ids)
+        return [Annotation(id, None if id == first[4] else int(truth[id]), "ann") for id in request.ids]
+
+    def revise(request: Request) -> list[Annotation]:
+        wrong = [Annotation(first[0], (int(truth[first[0]]) + 1) % 3, "ann"), Annotation(first[1], None, "ann")]
+        return [*wrong, *(Annotation(id, int(truth[id]), "ann") for id in request.ids)]
+
+    oracle = Scripted(truth, {"round-0-attempt-0": abstain, "round-0-attempt-1": revise})
+    rounds = list(cycle(dataset, network, oracle=oracle))
+    assert dict(zip(rounds[0].ids, rounds[0].labels, strict=True)) == seen[0]
+    assert len(seen[0]) == 5 and first[1] not in seen[0] and seen[0][first[0]] != int(truth[first[0]])
+
+
+def test_an_oracle_whose_close_fails_hides_nothing(dataset: ActiveDataset, network: Network) -> None:
+    class Stuck(Scripted):
+        def close(self) -> None:
+            raise RuntimeError("no way out")
+
+    with pytest.raises(UserError, match="The oracle's close failed: RuntimeError: no way out"):
+        list(cycle(dataset, network, oracle=Stuck(truth_of(dataset))))
+
+
 def test_a_budget_in_cost_needs_prices(dataset: ActiveDataset, network: Network) -> None:
     truth = truth_of(dataset)
     with pytest.raises(
@@ -245,7 +330,7 @@ def test_a_budget_in_cost_needs_prices(dataset: ActiveDataset, network: Network)
         oracle.price = lambda ids, prices=prices: prices  # type: ignore[attr-defined]
         with pytest.raises(UserError, match=r"price\(ids\) must give one number for each id, 0 or more"):
             cycle(dataset, network, oracle=oracle, max_cost=5.0)
-    for wrong in (0.0, -1.0, float("nan")):
+    for wrong in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(UserError, match="'max_cost' is a number above 0"):
             cycle(dataset, network, max_cost=wrong)
         with pytest.raises(UserError, match="'time_limit' is a number above 0"):

@@ -3,15 +3,18 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from activebdl import ABSTAIN, Annotation, UserError
 from activebdl.annotations import Label
-from activebdl.journal import Asked, Journal, read_about, read_rounds
+from activebdl.journal import Asked, Journal
+from activebdl.journal_reading import is_older, read_about, read_history, read_rounds
 
 
 @pytest.fixture
@@ -81,6 +84,9 @@ def test_a_journal_of_an_earlier_version_is_read(path: Path, version: int) -> No
         db.execute("INSERT INTO rounds VALUES (0, 1, '{}', 3)")
         db.execute(f"PRAGMA user_version = {version}")
         db.commit()
+    with pytest.raises(UserError, match="is of an older activebdl; resume its run once with this one"):
+        Journal(path, beside=True)  # its writer may be at work, and know no other tables
+    assert is_older(path)
     for _ in range(2):
         with Journal(path) as journal:
             samples = 700 if counted else None
@@ -125,6 +131,41 @@ def test_the_last_answer_counts_that_is_not_withdrawn_and_votes_do_not(path: Pat
         assert [a.annotator for a in journal.history()] == ["ann", "ann", "bob", "bob", "bob", "ann", "ann", "bob"]
 
 
+def test_a_correction_takes_the_place_of_the_last_one_by_anybody(path: Path) -> None:
+    with Journal(path) as journal:
+        journal.write_request(0, 0, Asked((5,), (None,)))
+        for label, who in ((0, "ann"), (1, "bob"), (1, "eve"), (0, "ann")):
+            journal.write_annotations([Annotation(5, label, who, role="correction")])
+        journal.write_annotations([Annotation(5, 2, "ann", 3.0), Annotation(5, 2, "ann", 3.0)])
+        assert [(a.annotator, a.label) for a in journal.history()] == [("ann", 0), ("bob", 1), ("ann", 0), ("ann", 2)]
+        assert journal.annotations(0, 0)[5].label == 0 and journal.paid() == 3.0
+
+
+def test_a_journal_that_is_closed_in_another_thread_is_free(path: Path) -> None:
+    journal = Journal(path)
+    thread = threading.Thread(target=journal.close)
+    thread.start()
+    thread.join()
+    Journal(path).close()
+
+
+@pytest.mark.parametrize("annotator", [None, "", 7, "half a \ud800"], ids=["none", "empty", "number", "half"])
+def test_an_annotator_without_a_name_is_refused(annotator: Any) -> None:
+    with pytest.raises(UserError, match="An annotation's annotator is a name"):
+        Annotation(5, 1, annotator)
+
+
+def test_a_database_of_something_else_is_left_alone(path: Path) -> None:
+    path.parent.mkdir()
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        db.execute("CREATE TABLE experiments (name)")
+        db.commit()
+    with pytest.raises(UserError, match="is no journal, but a database of something else"):
+        Journal(path)
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        assert db.execute("SELECT name FROM sqlite_master").fetchall() == [("experiments",)]
+
+
 def test_what_is_said_after_a_request_was_taken_counts_with_the_next(path: Path) -> None:
     """However often it is asked what the run went by."""
     with Journal(path) as journal:
@@ -157,8 +198,12 @@ def test_threads_share_a_journal_and_lose_nothing(path: Path) -> None:
 def test_another_process_adds_annotations_to_a_journal_that_is_held(path: Path) -> None:
     with Journal(path) as journal:
         journal.write_request(0, 0, Asked((5,), (None,)))
-        with Journal(path, beside=True) as other:
-            other.write_annotations([Annotation(5, 1, "ann")])
+        code = (
+            "import pathlib; from activebdl import Annotation; from activebdl.journal import Journal\n"
+            f"with Journal(pathlib.Path({str(path)!r}), beside=True) as other:\n"
+            "    other.write_annotations([Annotation(5, 1, 'ann')])"
+        )
+        subprocess.run([sys.executable, "-c", code], check=True)
         assert journal.annotations(0, 0) == {5: Annotation(5, 1, "ann")}
 
 
@@ -250,8 +295,9 @@ def test_files_that_are_no_journals_of_this_version(path: Path) -> None:
     with sqlite3.connect(path) as db:
         db.execute("PRAGMA user_version = 99")
     db.close()
-    with pytest.raises(UserError, match=r"newer activebdl \(schema 99"):
-        Journal(path)
+    for read in (Journal, read_about, read_history, read_rounds):
+        with pytest.raises(UserError, match=r"newer activebdl \(schema 99"):
+            read(path)
 
 
 def test_a_file_whose_maker_was_killed_at_once_is_empty(path: Path) -> None:

@@ -45,7 +45,7 @@ def test_abstained_items_are_replaced_so_that_counts_hold(
 def test_a_pool_that_is_used_up_by_abstentions_is_told(
     dataset: ActiveDataset, network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("activebdl.asking._IN_VAIN", 1000)
+    monkeypatch.setattr("activebdl.asking._IN_VAIN", (1000, 0))
     assert dataset.labels is not None
     oracle = SlowOracle(dataset.labels, refuses=set(range(110)))
     with pytest.raises(UserError, match=r"pool is used up: the oracle would not label 1\d\d items"):

@@ -31,7 +31,8 @@ from activebdl import (
     ValidationAccuracy,
     WallTime,
 )
-from activebdl.journal import Journal, read_rounds
+from activebdl.journal import Journal
+from activebdl.journal_reading import read_rounds
 from activebdl.oracles.function import FunctionOracle
 from activebdl.randomness import generator
 from activebdl.strategies import Strategy

@@ -101,12 +101,13 @@ def make_oracle(
 def _make_by_name(name: str, dataset: ActiveDataset, options: dict[str, Any], context: dict[str, Any]) -> Oracle:
     maker = oracles.get(name)
     takes = inspect.signature(maker).parameters
+    own = isinstance(maker, Adopted)  # its parameters are the user's, though they may be called folder and seed
     free = any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values())
-    known = [key for key in takes if key not in ("dataset", *context)]
+    known = [key for key in takes if own or key not in ("dataset", *context)]
     for key in options:
         if key not in takes and not free:
             raise UserError(f"The oracle '{name}' has no option '{key}'; it has: {', '.join(known) or 'none'}.")
-    given = {key: value for key, value in context.items() if key in takes}
+    given = {key: value for key, value in context.items() if key in takes and not own}
     try:
         return maker(dataset, **(given | options))
     except UserError:

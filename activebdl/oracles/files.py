@@ -3,6 +3,9 @@
 import csv
 import io
 import json
+import math
+import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +35,8 @@ def files(dataset: ActiveDataset, *, format: str = "jsonl", cost: float = 0.0, f
     """
     if format not in FORMATS:
         raise UserError(f"The oracle 'files' writes {' or '.join(FORMATS)}, not '{format}'.")
+    if not 0 <= cost < math.inf:
+        raise UserError(f"'cost' of the oracle 'files' is a number that is not negative, not {cost!r}.")
     if folder is None:
         raise UserError("The oracle 'files' needs a run that is kept: give it a journal, whose folder takes the files.")
     return FilesOracle(folder, format, cost)
@@ -54,13 +59,16 @@ class FilesOracle:
         """Writes the request's file, unless it is there, for people may be writing their answers into it."""
         name = request.key.replace("round-", "request-").replace("-attempt-0", "").replace("attempt", "again")
         file = self.folder / f"{name}.{self.format}"
+        while file.exists() and not _holds(file, request.ids):  # of another run that was here
+            name += "-new"
+            file = self.folder / f"{name}.{self.format}"
         if not file.exists():
             rows = self._rows(request, name)
             write_safely(file, _jsonl(rows) if self.format == "jsonl" else _csv(rows))
         labels = f"one of {', '.join(request.classes)}" if request.classes else "a number"
         self._waits = (
             f"{len(request.ids)} items wait for labels in '{file}'. Write each 'label' there ({labels}; or abstain), "
-            f"then go on with: activebdl ingest {self.folder} {file}"
+            f"then go on with: activebdl ingest {shlex.quote(str(self.folder))} {shlex.quote(str(file))}"
         )
         return request.key
 
@@ -85,6 +93,11 @@ class FilesOracle:
                 row["values"] = item.tolist()
             rows.append(row)
         return rows
+
+
+def _holds(file: Path, ids: Sequence[int]) -> bool:
+    """Whether a file, into which people may have written anything, is of these items."""
+    return set(map(str, ids)) <= set(re.findall(r"\d+", file.read_text(encoding="utf-8", errors="replace")))
 
 
 def _thought(request: Request, position: int) -> dict[str, Any]:

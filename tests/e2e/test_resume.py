@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from activebdl.journal import Journal, read_rounds
+from activebdl.journal import Journal
+from activebdl.journal_reading import read_rounds
 
 COMMAND = [
     sys.executable, "-m", "activebdl", "run", "digits-small", "--strategy", "power_bald", "--budget", "80",

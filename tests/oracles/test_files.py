@@ -14,7 +14,8 @@ from PIL import Image
 
 from activebdl import Request, UserError, Waiting, load
 from activebdl.cli import main
-from activebdl.journal import Journal, read_rounds
+from activebdl.journal import Journal
+from activebdl.journal_reading import read_rounds
 from activebdl.oracles import make_oracle
 from activebdl.oracles._images import png
 from activebdl.targets import Classes, Numbers

@@ -15,7 +15,8 @@ import torch
 from activebdl import ActiveDataset, Annotation, Normalise, UserError
 from activebdl.build import build
 from activebdl.data import load
-from activebdl.journal import Journal, read_rounds
+from activebdl.journal import Journal
+from activebdl.journal_reading import read_rounds
 from activebdl.spec import read_spec
 from activebdl.targets import Numbers
 from tests.oracles.real_label_studio import TOKEN, USER, RealLabelStudio

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from activebdl import load
 from activebdl.cli import main
-from activebdl.journal import read_history, read_rounds
+from activebdl.journal_reading import read_history, read_rounds
 from activebdl.oracles import oracles
 
 README = Path(__file__).parents[2] / "activebdl" / "oracles" / "README.md"
