@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from activebdl.errors import UserError, Waiting
     from activebdl.loop import ActiveLearning
     from activebdl.networks import network
-    from activebdl.oracles import ABSTAIN, Annotation, Request, oracle
+    from activebdl.oracles import ABSTAIN, Annotation, Oracle, Request, oracle
     from activebdl.oracles.crowd import Crowd
     from activebdl.posteriors import posterior
     from activebdl.posteriors.bayes_by_backprop import BayesByBackprop
@@ -52,7 +52,7 @@ _HOMES = {
     "activebdl.errors": ("UserError", "Waiting"),
     "activebdl.loop": ("ActiveLearning",),
     "activebdl.networks": ("network",),
-    "activebdl.oracles": ("ABSTAIN", "Annotation", "Request", "oracle"),
+    "activebdl.oracles": ("ABSTAIN", "Annotation", "Oracle", "Request", "oracle"),
     "activebdl.oracles.crowd": ("Crowd",),
     "activebdl.posteriors": ("posterior",),
     "activebdl.posteriors.bayes_by_backprop": ("BayesByBackprop",),
@@ -79,10 +79,10 @@ _HOMES = {
 __all__ = [
     "ABSTAIN", "IVON", "MAP", "MNF", "SWAG", "ActiveDataset", "ActiveLearning", "Affine", "AllOf", "Annotation",
     "AnyOf", "BayesByBackprop", "Candidates", "Classes", "CostLimit", "Crowd", "Ensemble", "LabelLimit", "Labelled",
-    "Laplace", "MCDropout", "Moments", "Normalise", "Numbers", "OverallUncertainty", "Query", "Race", "Request",
-    "Round", "Selection", "StablePredictions", "StoppingRule", "Training", "UserError", "ValidationAccuracy", "Waiting",
-    "WallTime", "dataset", "joint_strategy", "label_counts", "load", "network", "oracle", "posterior", "resolve",
-    "stopping_rule", "strategy",
+    "Laplace", "MCDropout", "Moments", "Normalise", "Numbers", "Oracle", "OverallUncertainty", "Query", "Race",
+    "Request", "Round", "Selection", "StablePredictions", "StoppingRule", "Training", "UserError", "ValidationAccuracy",
+    "Waiting", "WallTime", "dataset", "joint_strategy", "label_counts", "load", "network", "oracle", "posterior",
+    "resolve", "stopping_rule", "strategy",
 ]  # fmt: skip
 
 
