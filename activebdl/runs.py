@@ -28,6 +28,8 @@ from activebdl.rounds import Round
 from activebdl.run_folders import JOURNAL, short, spec_of
 from activebdl.spec import Named, RunSpec, spec_text
 
+SPEC_FILE = "spec.yaml"
+
 TrackRound = Callable[[ActiveDataset, Round], object]
 """Told each round, those before a resume too."""
 
@@ -76,7 +78,7 @@ def start(
     with Journal(folder / JOURNAL) as journal:
         journal.note("uid", uuid.uuid4().hex)
         journal.note("spec", spec.model_dump(mode="json"))  # last: with it the run has begun
-        write_safely(folder / "spec.yaml", spec_text(spec))
+        write_safely(folder / SPEC_FILE, spec_text(spec))
         return _go(cycle, spec, folder, journal, tracking)
 
 
@@ -101,6 +103,8 @@ def resume(
     spec = spec_of(folder)
     today = spec if oracle is None else spec.model_copy(update={"oracle": oracle})
     with Journal(folder / JOURNAL) as journal:
+        if not (folder / SPEC_FILE).exists():  # killed before it was written
+            write_safely(folder / SPEC_FILE, spec_text(spec))
         return _go(build(today, dataset=dataset, folder=folder, progress=bars), spec, folder, journal, tracking)
 
 

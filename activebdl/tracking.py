@@ -14,10 +14,13 @@ import math
 import os
 import tempfile
 import time
+import uuid
 from collections import deque
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from activebdl import __version__
 from activebdl.data import ActiveDataset
@@ -31,6 +34,7 @@ from activebdl.spec import RunSpec, spec_text
 from activebdl.tracked import EACH_ROUND, flat, machine, metrics_of, pictures_of
 
 UID = "activebdl.uid"
+STORE = "mlflow.db"
 
 
 class MlflowTracking:
@@ -73,6 +77,7 @@ class MlflowTracking:
             ours = uri == _own_uri(runs)
             if ours:
                 runs.mkdir(parents=True, exist_ok=True)
+                _make_store(runs / STORE)
             client = _client(uri)
             found = client.get_experiment_by_name(experiment)
             if found is not None and found.lifecycle_stage != "active":
@@ -268,7 +273,8 @@ class _Run:
     def _send_files(self, spec: RunSpec) -> None:
         if self._files is None:
             folders = [self.client.list_artifacts(self.run_id, folder) for folder in (None, "asked")]
-            self._files = {entry.path for folder in folders for entry in folder}
+            # A process that is killed while it sends a file may leave an empty one.
+            self._files = {entry.path for folder in folders for entry in folder if entry.file_size != 0}
         if "spec.yaml" not in self._files:
             self.client.log_text(self.run_id, spec_text(spec), "spec.yaml")
             self._files.add("spec.yaml")
@@ -330,7 +336,26 @@ def _client(uri: str) -> Any:
 
 
 def _own_uri(runs: Path) -> str:
-    return f"sqlite:///{(runs / 'mlflow.db').resolve()}"
+    return _sqlite(runs / STORE)
+
+
+def _sqlite(path: Path) -> str:
+    return f"sqlite:///{path.resolve()}"
+
+
+def _make_store(path: Path) -> None:
+    """Makes a store that is not there yet beside its place, for MLflow, which takes seconds, cannot mend half a one."""
+    if path.exists():
+        return
+    part = f".{path.name}.*.part"
+    beside = path.with_name(part.replace("*", uuid.uuid4().hex))  # MLflow keeps connections to a name it has seen
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        if path.exists():  # another process has made it
+            return
+        for left in path.parent.glob(f"{part}*"):  # by one that was killed; a journal of SQLite's too
+            left.unlink()
+        _client(_sqlite(beside)).search_experiments(max_results=1)
+        beside.replace(path)
 
 
 def _now_ms() -> int:

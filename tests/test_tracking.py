@@ -216,6 +216,23 @@ def test_a_store_that_cannot_be_written_is_told_before_anything_else(tmp_path: P
         MlflowTracking.prepare(tmp_path / "file" / "runs", "digits")
 
 
+def test_a_store_whose_making_was_interrupted_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Killed(BaseException):
+        pass
+
+    def killed(engine: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr("mlflow.store.db.utils._upgrade_db", killed)  # the first tables are there by then
+        with pytest.raises(Killed):
+            MlflowTracking.prepare(tmp_path, "digits")
+    assert not (tmp_path / "mlflow.db").exists()
+    MlflowTracking.prepare(tmp_path, "digits")
+    assert (tmp_path / "mlflow.db").exists()
+    assert list(tmp_path.glob("*.part*")) == []
+
+
 def test_a_server_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
@@ -321,6 +338,25 @@ def test_a_run_that_stops_early_has_its_last_pictures_and_says_why(
     assert run.data.tags["stopped"] == "at 40 labels: enough"
     files = {entry.path for entry in tracking.client.list_artifacts(run.info.run_id)}
     assert {"confusion_matrix.png", "reliability.png"} <= files
+
+
+def test_a_picture_that_was_being_sent_when_the_run_was_killed_is_sent_again(
+    runs: Path, spec: RunSpec, rounds: list[Round], data: Any
+) -> None:
+    tracking = MlflowTracking.prepare(runs, "digits")
+
+    def send() -> Path:
+        with tracking.run(spec, "pictures", "uid-pictures") as track:
+            for round in rounds:
+                track(data, round)
+        (run,) = tracking.client.search_runs([tracking.experiment_id], f"tags.`{UID}` = 'uid-pictures'")
+        return runs / "mlartifacts" / run.info.run_id / "artifacts" / "reliability.png"
+
+    picture = send()
+    whole = picture.read_bytes()
+    picture.write_bytes(b"")
+    send()
+    assert picture.read_bytes() == whole
 
 
 def test_a_run_that_is_not_at_its_end_has_no_last_pictures(

@@ -24,7 +24,7 @@ from activebdl.registry import Registry
 __all__ = ["ABSTAIN", "Annotation", "Oracle", "Request", "make_oracle", "oracle", "oracles", "sort_annotations"]
 
 OracleMaker = Callable[..., Oracle]
-"""``f(dataset, *, options ...) -> Oracle``. Where it has parameters ``seed`` and ``folder``, the run gives its own."""
+"""``f(dataset, *, options ...) -> Oracle``. To parameters called ``seed`` and ``folder`` the run gives its own."""
 M = TypeVar("M", bound=OracleMaker)
 
 
@@ -101,13 +101,16 @@ def make_oracle(
 def _make_by_name(name: str, dataset: ActiveDataset, options: dict[str, Any], context: dict[str, Any]) -> Oracle:
     maker = oracles.get(name)
     takes = inspect.signature(maker).parameters
-    own = isinstance(maker, Adopted)  # its parameters are the user's, though they may be called folder and seed
     free = any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values())
-    known = [key for key in takes if own or key not in ("dataset", *context)]
+    known = [key for key in takes if key not in ("dataset", *context)]
     for key in options:
         if key not in takes and not free:
             raise UserError(f"The oracle '{name}' has no option '{key}'; it has: {', '.join(known) or 'none'}.")
-    given = {key: value for key, value in context.items() if key in takes and not own}
+    if isinstance(maker, Adopted):  # a default of the user's own class is what she means
+        context = {
+            key: value for key, value in context.items() if key in takes and takes[key].default is takes[key].empty
+        }
+    given = {key: value for key, value in context.items() if key in takes}
     try:
         return maker(dataset, **(given | options))
     except UserError:

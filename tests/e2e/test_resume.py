@@ -74,8 +74,12 @@ def test_a_run_that_is_alive_cannot_be_resumed_and_a_finished_one_can(
         refused = subprocess.run(RESUME, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=240)
     assert refused.returncode == 2
     assert "Another process is working on this run" in refused.stderr
+    spec = tmp_path / "runs" / "mine" / "spec.yaml"
+    text = spec.read_text()
+    spec.unlink()  # as a kill leaves it between the journal's first lines and this file
     subprocess.run(RESUME, cwd=tmp_path, check=True, stdout=subprocess.DEVNULL, timeout=240)
     assert what_counts(tmp_path) == expected
+    assert spec.read_text() == text
 
 
 def _wait_for_journal(folder: Path, process: subprocess.Popen[bytes]) -> float:
