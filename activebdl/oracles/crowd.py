@@ -18,7 +18,7 @@ from typing import Any, Literal, cast, get_args
 import numpy as np
 import torch
 
-from activebdl.annotations import ABSTAIN, Annotation, Label
+from activebdl.annotations import ABSTAIN, Annotation, Label, standing
 from activebdl.data.dataset import ActiveDataset
 from activebdl.errors import UserError, Waiting, is_ours, told
 from activebdl.oracles import Oracle, Request, oracle, sort_annotations
@@ -48,8 +48,9 @@ class Crowd:
 
     With "majority" an item is answered as soon as its votes are there; classes that are level are drawn from. With
     "dawid_skene" a request is answered when all its votes are there, from all votes of the run, and items of earlier
-    requests for which the consensus is another now are answered again. A label that someone else gave, such as a
-    correction by hand, is never answered again, and teaches how good the members are.
+    requests for which the consensus is another now are answered again; so are they with either after a vote was taken
+    back or the run was resumed with the other consensus. A label that someone else gave, such as a correction by hand,
+    is never answered again, and teaches how good the members are.
 
     Args:
         members: Oracles or plain functions; by name, or in a list, where they go by their own or by "member-1", ...
@@ -84,9 +85,11 @@ class Crowd:
         self._requests: dict[str, Request] = {}
         self._tickets: dict[tuple[str, str], str] = {}
         self._asked: set[int] = set()
+        self._waited_for: set[int] = set()  # items of the last request
         self._votes: dict[int, dict[str, Label]] = {}  # by item and annotator
-        self._given: dict[int, Label] = {}  # the consensus that was answered
-        self._known: dict[int, int] = {}  # corrections, and what someone else answered
+        self._taken_back: set[int] = set()  # items of which a vote was
+        self._given: dict[int, Annotation] = {}  # the consensus that was answered, by whatever name of one
+        self._known: dict[int, Label] = {}  # corrections, and what someone else answered
         self._lock = threading.RLock()  # a member may record from another thread
 
     def submit(self, request: Request) -> str:
@@ -100,9 +103,12 @@ class Crowd:
         with self._lock:
             for annotation in request.history:
                 self._learn(annotation)
+            others = standing(said for said in request.history if said.annotator not in get_args(Consensus))
+            self._known = {id: said.label for id, said in others.items()}
             for id in request.ids:  # whatever was said of them, they have no answer now
                 self._given.pop(id, None)
             self._asked.update(request.ids)
+            self._waited_for = set(request.ids)
         self._requests[request.key] = request
         self._tickets = {key: ticket for key, ticket in self._tickets.items() if key[0] != request.key}
         return request.key
@@ -219,8 +225,8 @@ class Crowd:
                 who = name if said.annotator == name else f"{name}/{said.annotator}"
                 if said.role == "withdrawn":
                     news = [replace(said, annotator=who)]
-                    if said.id in self._given:  # it waits for another consensus
-                        news.append(Annotation(said.id, None, self.consensus, role="withdrawn"))
+                    if said.id in self._given and self._is_open(said.id):  # it waits for another consensus
+                        news.append(_withdrawn(self._given[said.id]))
                     known = who not in self._votes.get(said.id, {})
                 else:
                     news = [replace(said, annotator=who, role="vote")]
@@ -239,19 +245,19 @@ class Crowd:
         if said.role == "vote":
             if voter:
                 self._votes.setdefault(said.id, {})[said.annotator] = said.label
-        elif said.role == "correction":
-            if said.label is not None:
-                self._known[said.id] = int(said.label)
-        elif said.annotator == self.consensus:
-            self._given.pop(said.id, None)
+        elif said.annotator in get_args(Consensus):  # of this run, or before it was resumed with another
             if said.role == "answer":
-                self._given[said.id] = said.label
+                self._given[said.id] = said
+            elif said.role == "withdrawn" and said.id in self._given:
+                if self._given[said.id].annotator == said.annotator:
+                    del self._given[said.id]
         elif said.role == "withdrawn" and voter:
             self._votes.get(said.id, {}).pop(said.annotator, None)
-        elif said.label is None:
-            self._known.pop(said.id, None)
-        else:
-            self._known[said.id] = int(said.label)
+            self._taken_back.add(said.id)
+
+    def _is_open(self, id: int) -> bool:
+        """Whether the run still waits for the request of an item; one that it has taken would be set aside."""
+        return id in self._waited_for and not self._waited_for <= self._given.keys()
 
     def _answers(self, request: Request) -> list[Annotation]:
         """What can be answered by now and has not been, and what is answered anew."""
@@ -261,23 +267,32 @@ class Crowd:
             if not ready or (waiting and self.consensus == "dawid_skene"):
                 return []
             labels = self._consensus(len(request.classes))
-            new = {id: labels.get(id, ABSTAIN) for id in ready}
+            news = [Annotation(id, labels.get(id, ABSTAIN), self.consensus) for id in ready]
             if not waiting:
-                new |= {id: labels[id] for id in sorted(self._given) if self._differs(id, labels.get(id))}
-            self._given.update(new)
-            return [Annotation(id, label, self.consensus) for id, label in new.items()]
+                for id in sorted(self._given):
+                    news += self._again(id, labels.get(id))
+            for annotation in news:
+                self._learn(annotation)
+            return news
 
-    def _differs(self, id: int, label: Label) -> bool:
-        """Whether an item is to be answered again; not those who were set aside, nor what someone else knows better."""
+    def _again(self, id: int, label: Label) -> list[Annotation]:
+        """What is to be said of an item that was answered; nothing of one set aside, or that someone else labelled."""
         before = self._given[id]
-        return id not in self._known and before is not None and label is not None and label != before
+        if id in self._known or before.label is None or label == before.label:
+            return []
+        if label is None:  # nobody voted for anything: because those who did took it back, or under other names
+            return [_withdrawn(before)] if id in self._taken_back else []
+        news = [Annotation(id, label, self.consensus)]
+        return news if before.annotator == self.consensus else [_withdrawn(before), *news]
 
     def _consensus(self, n_classes: int) -> dict[int, int]:
         votes = {
             id: {who: int(label) for who, label in said.items() if label is not None}
             for id, said in self._votes.items()
         }
-        return majority(votes) if self.consensus == "majority" else dawid_skene(votes, n_classes, self._known)
+        if self.consensus == "majority":
+            return majority(votes)
+        return dawid_skene(votes, n_classes, {id: int(x) for id, x in self._known.items() if x is not None})
 
 
 @oracle("crowd")
@@ -353,6 +368,10 @@ def draw_confusions(annotators: int, n_classes: int, accuracy: Iterable[float], 
             matrix[c, np.arange(n_classes) != c] = (1 - right[c]) * rng.dirichlet([0.3] * (n_classes - 1))
         matrices.append(matrix.tolist())
     return matrices
+
+
+def _withdrawn(said: Annotation) -> Annotation:
+    return Annotation(said.id, None, said.annotator, role="withdrawn")
 
 
 def _member(annotator: str) -> str:

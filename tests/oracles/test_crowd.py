@@ -15,6 +15,7 @@ from activebdl import (
     UserError,
     Waiting,
 )
+from activebdl.annotations import Role
 from activebdl.oracles.crowd import Consensus, Crowd
 from tests.oracles.desk import C, Desk, Member, N, Script, right, silent, simulated, wrong
 
@@ -220,6 +221,67 @@ def test_a_vote_that_is_taken_back_is_waited_for_and_the_answer_with_it() -> Non
         crowd = Crowd({"ann": again, "bob": Member(right)}, consensus)
         assert [a.id for a in crowd.poll(crowd.submit(desk.request((1, 2, 3, 4))))] == [4]
         assert again.asked == [4]
+
+
+@pytest.mark.parametrize("consensus", ["majority", "dawid_skene"])
+def test_a_vote_on_an_item_that_was_taken_may_go_and_the_others_say_what_it_is(consensus: Consensus) -> None:
+    script: list[Script] = [right, right, wrong, wrong, wrong]
+    members = [Member(lambda id, k=k: script[k](id) if id == 1 else right(id), at_once=9) for k in range(5)]
+    crowd, desk = Crowd(members, consensus), Desk()
+    desk.ask(crowd, (1, 2, 3))
+    assert desk.answers()[1] == wrong(1)
+
+    def takes_back(member: Member, role: Role = "withdrawn") -> None:
+        member.requests[0].record([Annotation(1, None, "oracle", role=role)])
+
+    takes_back(members[3])
+    takes_back(members[4])
+    assert desk.answers()[1] == wrong(1)  # or the item would be set aside
+    desk.ask(crowd, (4, 5), "round-1")
+    assert desk.answers()[1] == right(1)
+    for member in (*members[:2], members[4]):
+        takes_back(member)
+    takes_back(members[2], "answer")  # now says nothing of it
+    desk.ask(Crowd(members, consensus), (6,), "round-2")  # after a stop
+    assert desk.answers().keys() == {2, 3, 4, 5, 6}
+    said = len(desk.journal)
+    desk.ask(crowd, (7,), "round-3")
+    assert [a.id for a in desk.journal[said:] if a.role != "vote"] == [7]
+
+
+def test_a_run_may_be_resumed_with_another_consensus_and_back() -> None:
+    """Three poor annotators are wrong together on the first two items; the rest shows who is who."""
+    guesses = np.random.default_rng(0).integers(C, size=(3, N))
+
+    def members() -> list[Member]:
+        poor: list[Script] = [lambda id, k=k: wrong(id) if id < 2 else int(guesses[k, id]) for k in range(3)]
+        return [Member(script, at_once=999) for script in (right, right, *poor)]
+
+    desk = Desk()
+    desk.ask(Crowd(members(), "majority"), (0, 1))
+    desk.ask(Crowd(members(), "dawid_skene"), range(2, 150), "round-1")
+    assert desk.answers() == {id: right(id) for id in range(150)}
+    desk.ask(Crowd(members(), "majority"), (150,), "round-2")
+    plain = Desk()
+    plain.ask(Crowd(members(), "majority"), range(151))
+    assert desk.answers() == plain.answers()
+    said = len(desk.journal)
+    desk.ask(Crowd(members(), "majority"), (151,), "round-3")
+    assert [a.id for a in desk.journal[said:] if a.role != "vote"] == [151]
+
+
+def test_a_correction_that_sets_items_aside_teaches_nothing_and_stands() -> None:
+    desk, members = Desk(), [Member(right, at_once=999), *(Member(wrong, at_once=999) for _ in range(2))]
+    crowd = Crowd(members, "dawid_skene")
+    desk.ask(crowd, range(60))
+    desk.write([Annotation(id, right(id), "me", role="correction") for id in range(50)])
+    desk.ask(crowd, (60,), "round-1")
+    assert desk.answers()[60] == right(60)  # it was taught
+    desk.write([Annotation(id, None, "me", role="correction") for id in range(50)])
+    said = len(desk.journal)
+    desk.ask(crowd, range(61, 80), "round-2")
+    assert all(desk.answers()[id] == wrong(id) for id in range(50, 80))
+    assert not [a for a in desk.journal[said:] if a.role != "vote" and a.id < 50]
 
 
 def test_members_get_their_own_part_of_the_request() -> None:
