@@ -19,7 +19,7 @@ from activebdl.build import make_fresh, make_method
 from activebdl.files import write_safely
 from activebdl.journal import Journal
 from activebdl.oracles import Oracle, make_oracle
-from activebdl.oracles.crowd import draw_confusions
+from activebdl.oracles.noisy import draw_confusions
 from activebdl.spec import read_spec
 
 COUNTS = (60, 140, 300)

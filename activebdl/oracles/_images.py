@@ -26,7 +26,7 @@ def png(item: Tensor, white: float = 255.0) -> bytes:
     try:
         from PIL import Image
     except ImportError:
-        raise UserError("Pictures for people need Pillow: pip install 'activebdl[cli]'.") from None
+        raise UserError("Pictures for people need Pillow: pip install pillow.") from None
     if item.dtype == torch.uint8:
         low, high = torch.tensor(0.0), torch.tensor(white)
     else:

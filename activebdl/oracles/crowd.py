@@ -7,6 +7,7 @@
 What a member says is a vote, in the journal as soon as it comes; the answer is the consensus, and costs nothing more.
 """
 
+import math
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -15,26 +16,26 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
-import numpy as np
 import torch
 
-from activebdl.annotations import ABSTAIN, Annotation, Label, standing
+from activebdl.annotations import ABSTAIN, Annotation, Label, as_float, standing
 from activebdl.data.dataset import ActiveDataset
 from activebdl.errors import UserError, Waiting, is_ours, told
 from activebdl.oracles import Oracle, Request, oracle, sort_annotations
 from activebdl.oracles._consensus import check_installed, dawid_skene, majority
+from activebdl.oracles.dataset import true_labels
 from activebdl.oracles.function import FunctionOracle
 from activebdl.oracles.noisy import (
     Matrix,
     SimulatedAnnotator,
     class_answers,
     costs,
+    draw_confusions,
     per_class,
     read_confusion,
-    true_labels,
 )
 from activebdl.progress import together
-from activebdl.randomness import generator, uniforms
+from activebdl.randomness import uniforms
 
 Consensus = Literal["majority", "dawid_skene"]
 
@@ -81,7 +82,7 @@ class Crowd:
         # A budget in cost needs the price of every member, and is told that there is none where one has none.
         self.price = self._price if len(self._having("price")) == len(self.members) else None
         watching = self._having("progress")
-        self.progress = together(*(member.progress for member in watching)) if watching else None
+        self.progress = together(*(partial(self._call, name, "progress") for name in watching)) if watching else None
         self._requests: dict[str, Request] = {}
         self._tickets: dict[tuple[str, str], str] = {}
         self._asked: set[int] = set()
@@ -138,14 +139,14 @@ class Crowd:
 
     def told(self, round: Any) -> None:
         """Tells those members who listen."""
-        for member in self._having("told"):
-            member.told(round)
+        for name in self._having("told"):
+            self._call(name, "told", round)
 
     def close(self) -> None:
         """Closes those members that can be closed, the others also where one cannot."""
         with ExitStack() as stack:
-            for member in self._having("close"):
-                stack.callback(member.close)
+            for name in self._having("close"):
+                stack.callback(self._call, name, "close")
 
     def voters(self, id: int) -> list[str]:
         """The members that see an item, as many as ``votes``."""
@@ -160,12 +161,34 @@ class Crowd:
                 shares[name].append(id)
         total = dict.fromkeys(ids, 0.0)
         for name, share in shares.items():
-            for id, price in zip(share, cast(Any, self.members[name]).price(share), strict=True):
-                total[id] += float(price)
+            found = self._call(name, "price", share)
+            prices = [as_float(price) for price in found] if isinstance(found, Iterable) else []  # pyright: ignore
+            if len(prices) != len(share) or not all(price is not None and 0 <= price < math.inf for price in prices):
+                raise UserError(
+                    f"The crowd's member '{name}' must give, as price(ids), one number for each id, 0 or more."
+                )
+            for id, price in zip(share, cast(list[float], prices), strict=True):
+                total[id] += price
         return [total[id] for id in ids]
 
-    def _having(self, what: str) -> list[Any]:
-        return [member for member in self.members.values() if getattr(member, what, None)]
+    def _having(self, what: str) -> list[str]:
+        """Names of the members that have it."""
+        return [name for name, member in self.members.items() if getattr(member, what, None)]
+
+    def _call(self, name: str, verb: str, *arguments: object) -> Any:
+        """Calls a member; what its own code raises is told in one sentence."""
+        member = self.members[name]
+        try:
+            return getattr(member, verb)(*arguments)
+        except (UserError, Waiting):
+            raise
+        except Exception as error:
+            if is_ours(type(member)):
+                raise
+            raise UserError(
+                f"The crowd's member '{name}' failed in {verb}: {told(error)}; what was answered before is kept. "
+                "Mend it and resume."
+            ) from error
 
     def _missing(self, name: str, request: Request) -> list[int]:
         """What this member is still to vote on."""
@@ -178,20 +201,9 @@ class Crowd:
 
     def _look(self, name: str, request: Request, missing: list[int]) -> object:
         """What a member has said by now; it is asked at the first look."""
-        member = self.members[name]
-        try:
-            if (request.key, name) not in self._tickets:
-                self._tickets[request.key, name] = member.submit(self._part(name, request, missing))
-            return member.poll(self._tickets[request.key, name])
-        except (UserError, Waiting):
-            raise
-        except Exception as error:
-            if is_ours(type(member)):
-                raise
-            raise UserError(
-                f"The crowd's member '{name}' failed: {told(error)}; what was answered before is kept. "
-                "Mend it and resume."
-            ) from error
+        if (request.key, name) not in self._tickets:
+            self._tickets[request.key, name] = self._call(name, "submit", self._part(name, request, missing))
+        return self._call(name, "poll", self._tickets[request.key, name])
 
     def _part(self, name: str, request: Request, ids: list[int]) -> Request:
         """The request as one member gets it: its items, and its own answers so far."""
@@ -248,9 +260,8 @@ class Crowd:
         elif said.annotator in get_args(Consensus):  # of this run, or before it was resumed with another
             if said.role == "answer":
                 self._given[said.id] = said
-            elif said.role == "withdrawn" and said.id in self._given:
-                if self._given[said.id].annotator == said.annotator:
-                    del self._given[said.id]
+            elif said.id in self._given and self._given[said.id].annotator == said.annotator:
+                del self._given[said.id]
         elif said.role == "withdrawn" and voter:
             self._votes.get(said.id, {}).pop(said.annotator, None)
             self._taken_back.add(said.id)
@@ -300,7 +311,7 @@ def crowd(
     dataset: ActiveDataset,
     *,
     annotators: int = 5,
-    accuracy: tuple[float, float] = (0.7, 0.9),
+    accuracy: float | tuple[float, float] = (0.7, 0.9),
     confusions: list[Matrix | str | Path] | None = None,
     consensus: Consensus = "dawid_skene",
     votes: int | None = None,
@@ -314,9 +325,9 @@ def crowd(
         dataset: It must have labels, of classes.
         annotators: How many, "annotator-1" and on.
         accuracy: The first one's mean probability, over the classes, to be right, and the last one's; the others' are
-            evenly between. Each annotator's differs by class, between half and one and a half times as many errors, and
-            the errors on a class go to few others (shares from a Dirichlet distribution of concentration .3), so that
-            there is something to learn of everyone.
+            evenly between. One number is everybody's. Each annotator's differs by class, between half and one and a
+            half times as many errors, and the errors on a class go to few others (shares from a Dirichlet distribution
+            of concentration .3), so that there is something to learn of everyone.
         confusions: In place of both, a confusion matrix for each annotator, or its CSV file; see `noisy`.
         consensus: "dawid_skene" or "majority".
         votes: How many of them see each item; None for all.
@@ -343,31 +354,6 @@ def crowd(
         answer: Callable[[int], Label] = class_answers(labels, matrix, silence, name, seed)
         members[name] = SimulatedAnnotator(name, answer, cost_of, price_of)
     return Crowd(members, consensus, votes)
-
-
-def draw_confusions(annotators: int, n_classes: int, accuracy: Iterable[float], seed: int) -> list[Matrix]:
-    """A confusion matrix ``[C][C]`` for each annotator; see `crowd`.
-
-    Raises:
-        UserError: No annotators, or accuracies that are no probabilities.
-    """
-    low, high = accuracy
-    if annotators < 1:
-        raise UserError(f"A crowd has 1 annotator or more, not {annotators}.")
-    if not (0 <= low <= 1 and 0 <= high <= 1):
-        raise UserError(f"The accuracy of annotators is from 0 to 1, not from {low} to {high}.")
-    means = np.linspace(low, high, annotators) if annotators > 1 else np.array([(low + high) / 2])
-    rng = np.random.default_rng(generator(seed, 0, "crowd").initial_seed())
-    matrices: list[Matrix] = []
-    for mean in means:
-        spread = rng.uniform(-1, 1, n_classes)
-        spread -= spread.mean()  # so that the mean over the classes is what was asked for
-        right = mean + 0.5 * min(mean, 1 - mean) * spread / np.abs(spread).max()
-        matrix = np.diag(right)
-        for c in range(n_classes):
-            matrix[c, np.arange(n_classes) != c] = (1 - right[c]) * rng.dirichlet([0.3] * (n_classes - 1))
-        matrices.append(matrix.tolist())
-    return matrices
 
 
 def _withdrawn(said: Annotation) -> Annotation:

@@ -15,13 +15,22 @@ def dataset(dataset: ActiveDataset) -> Oracle:
     Raises:
         UserError: The data set has no labels.
     """
-    labels = dataset.labels
-    if labels is None:
-        raise UserError(
-            f"The data set '{dataset.name}' has no labels of its own; give them as labels=, or name an oracle."
-        )
+    labels = true_labels(dataset)
 
     def look_up(items: Tensor, ids: Tensor) -> Tensor:
         return labels[ids]
 
     return FunctionOracle(look_up, name="dataset", costs=dataset.costs)
+
+
+def true_labels(dataset: ActiveDataset) -> Tensor:
+    """The data set's labels ``[N]``.
+
+    Raises:
+        UserError: It has none.
+    """
+    if dataset.labels is None:
+        raise UserError(
+            f"The data set '{dataset.name}' has no labels of its own; give them as labels=, or ask another oracle."
+        )
+    return dataset.labels

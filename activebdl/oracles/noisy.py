@@ -21,7 +21,8 @@ from activebdl.annotations import ABSTAIN, Annotation, Label
 from activebdl.data.dataset import ActiveDataset
 from activebdl.errors import UserError
 from activebdl.oracles import Oracle, Request, oracle
-from activebdl.randomness import uniforms
+from activebdl.oracles.dataset import true_labels
+from activebdl.randomness import generator, uniforms
 from activebdl.targets import Classes
 
 Matrix = list[list[float]]
@@ -112,20 +113,6 @@ class SimulatedAnnotator:
         return [self._price(id) for id in ids]
 
 
-def true_labels(dataset: ActiveDataset) -> Tensor:
-    """The data set's labels ``[N]``.
-
-    Raises:
-        UserError: It has none.
-    """
-    if dataset.labels is None:
-        raise UserError(
-            f"The data set '{dataset.name}' has no labels of its own, which simulated annotators need; give them as "
-            "labels=, or ask another oracle."
-        )
-    return dataset.labels
-
-
 def class_answers(
     labels: Tensor, confusion: Matrix, abstain: Sequence[float], annotator: str, seed: int
 ) -> Callable[[int], Label]:
@@ -195,6 +182,36 @@ def read_confusion(given: Any, n_classes: int) -> Matrix:
     return (matrix / matrix.sum(axis=1, keepdims=True)).tolist()
 
 
+def draw_confusions(annotators: int, n_classes: int, accuracy: float | Sequence[float], seed: int) -> list[Matrix]:
+    """A confusion matrix ``[C][C]`` for each annotator; see the oracle `crowd`.
+
+    Raises:
+        UserError: No annotators, or accuracies that are no probabilities.
+    """
+    ends = [accuracy] * 2 if isinstance(accuracy, int | float) else accuracy
+    if len(ends) != 2:
+        raise UserError(
+            f"The accuracy of annotators is one number, or the first one's and the last one's, not {accuracy}."
+        )
+    low, high = ends
+    if annotators < 1:
+        raise UserError(f"A crowd has 1 annotator or more, not {annotators}.")
+    if not (0 <= low <= 1 and 0 <= high <= 1):
+        raise UserError(f"The accuracy of annotators is from 0 to 1, not from {low} to {high}.")
+    means = np.linspace(low, high, annotators) if annotators > 1 else np.array([(low + high) / 2])
+    rng = np.random.default_rng(generator(seed, 0, "crowd").initial_seed())
+    matrices: list[Matrix] = []
+    for mean in means:
+        spread = rng.uniform(-1, 1, n_classes)
+        spread -= spread.mean()  # so that the mean over the classes is what was asked for
+        right = mean + 0.5 * min(mean, 1 - mean) * spread / np.abs(spread).max()
+        matrix = np.diag(right)
+        for c in range(n_classes):
+            matrix[c, np.arange(n_classes) != c] = (1 - right[c]) * rng.dirichlet([0.3] * (n_classes - 1))
+        matrices.append(matrix.tolist())
+    return matrices
+
+
 def _read_csv(path: Path) -> Matrix:
     try:
         with path.expanduser().open(newline="") as file:
@@ -214,7 +231,10 @@ def _uniform_errors(rate: float | None, n_classes: int) -> Matrix:
 
 def _deviation(noise: float | None) -> float:
     if noise is None or not 0 <= noise < math.inf:
-        raise UserError(f"The labels are numbers: 'noise' is the standard deviation of the errors, not {noise}.")
+        given = "" if noise is None else f", not {noise}"
+        raise UserError(
+            f"The labels are numbers: give 'noise', the standard deviation of the errors, such as noise=0.5{given}."
+        )
     return noise
 
 
@@ -226,7 +246,8 @@ def per_class(given: float | Sequence[float], n_classes: int, name: str, *, high
     """
     values = [float(given)] * max(n_classes, 1) if isinstance(given, int | float) else [float(v) for v in given]
     if len(values) != max(n_classes, 1):
-        raise UserError(f"'{name}' is one number, or one for each of the {n_classes} classes, not {len(values)}.")
+        wanted = f"one number, or one for each of the {n_classes} classes" if n_classes else "one number"
+        raise UserError(f"'{name}' is {wanted}, not {len(values)}.")
     for value in values:
         if not (0 <= value <= highest and value < math.inf):
             raise UserError(f"'{name}' is {'0 or more' if highest == math.inf else 'from 0 to 1'}, not {value}.")

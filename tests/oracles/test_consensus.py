@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from activebdl.oracles._consensus import class_probabilities, dawid_skene, majority
-from activebdl.oracles.crowd import draw_confusions
+from activebdl.oracles.noisy import draw_confusions
 from tests.oracles.desk import C
 
 votes_of_items = st.dictionaries(

@@ -1,6 +1,8 @@
 """Crowds: members are asked once, and their votes are kept and paid for."""
 
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -169,7 +171,7 @@ def test_a_member_that_breaks_is_told_in_a_sentence() -> None:
             raise KeyError("drawer")
 
     desk = Desk()
-    with pytest.raises(UserError, match=r"crowd's member 'bob' failed: KeyError: 'drawer' \(test_crowd.py, line \d+\)"):
+    with pytest.raises(UserError, match=r"member 'bob' failed in poll: KeyError: 'drawer' \(test_crowd.py, line \d+\)"):
         desk.ask(Crowd({"ann": Member(right, at_once=9), "bob": Broken(right)}), (1, 2))
     assert [a.annotator for a in desk.journal] == ["ann/oracle"] * 2
 
@@ -322,6 +324,39 @@ def test_members_are_told_and_closed_also_when_one_fails() -> None:
     crowd.told("round")
     assert heard == ["round", "round"]
     assert crowd.progress is None
-    with pytest.raises(OSError):
+    with pytest.raises(UserError, match="crowd's member 'a' failed in close: OSError: a"):
         crowd.close()
     assert sorted(map(str, heard[2:])) == ["a", "b"]
+
+
+def test_whatever_of_a_member_breaks_is_told_in_a_sentence() -> None:
+    class Broken(Member):
+        def told(self, round: object) -> None:
+            raise OSError("no network")
+
+        def progress(self, phase: str, total: int) -> None:
+            raise KeyError("drawer")
+
+        def price(self, ids: Sequence[int]) -> Any:
+            return 1 / 0
+
+    crowd = Crowd({"ann": Member(right), "bob": Broken(right)})
+    assert crowd.price is not None and crowd.progress is not None
+    with pytest.raises(UserError, match=r"'bob' failed in told: OSError: no network \(test_crowd.py, line \d+\)"):
+        crowd.told("round")
+    with pytest.raises(UserError, match="'bob' failed in progress: KeyError"), crowd.progress("fit", 3):
+        pass
+    with pytest.raises(UserError, match="'bob' failed in price: ZeroDivisionError"):
+        crowd.price((1, 2))
+
+
+@pytest.mark.parametrize("given", [[1.0], [1.0] * 3, 2.0, None, [1.0, -1.0], [1.0, "two"], [1.0, float("nan")]])
+def test_prices_that_cannot_be_are_told(given: Any) -> None:
+    class Odd(Member):
+        def price(self, ids: Sequence[int]) -> Any:
+            return given
+
+    crowd = Crowd({"ann": Member(right), "bob": Odd(right)})
+    assert crowd.price is not None
+    with pytest.raises(UserError, match=r"member 'bob' must give, as price\(ids\), one number for each id, 0 or more"):
+        crowd.price((1, 2))

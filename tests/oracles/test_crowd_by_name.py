@@ -22,7 +22,8 @@ from activebdl import (
 from activebdl.journal import Journal
 from activebdl.oracles import make_oracle
 from activebdl.oracles._consensus import dawid_skene
-from activebdl.oracles.crowd import Consensus, Crowd, draw_confusions
+from activebdl.oracles.crowd import Consensus, Crowd
+from activebdl.oracles.noisy import draw_confusions
 from activebdl.targets import Classes, Label
 from tests.conftest import blobs, small_network
 from tests.oracles.desk import LABELS, C, Desk, Member, N, right, simulated
@@ -40,6 +41,8 @@ def test_simulated_annotators_are_as_good_as_asked_and_err_in_ways_of_their_own(
     assert largest.mean() > 0.4  # one of nine others takes most of the errors; uniform ones would give it .11
     assert np.array(draw_confusions(5, 10, (0.7, 0.9), seed=3)).tolist() == matrices.tolist()
     assert np.array(draw_confusions(5, 10, (0.7, 0.9), seed=4)).tolist() != matrices.tolist()
+    alike = np.array(draw_confusions(3, 10, 0.8, seed=3)).diagonal(axis1=1, axis2=2)
+    assert alike.mean(axis=1) == pytest.approx([0.8] * 3) and len(np.unique(alike)) > 20
     assert draw_confusions(1, 2, (0.6, 1.0), seed=0)[0][0][0] + draw_confusions(1, 2, (0.6, 1.0), 0)[0][1][1] == (
         pytest.approx(1.6)
     )
@@ -74,6 +77,8 @@ def test_the_crowd_by_name_votes_by_its_matrices_and_answers_better_than_each() 
         (lambda: Crowd([Crowd([Member(right)])]), "cannot be the member of a crowd"),
         (lambda: simulated(annotators=0), "1 annotator or more, not 0"),
         (lambda: simulated(accuracy=(0.5, 1.5)), "from 0 to 1, not from 0.5 to 1.5"),
+        (lambda: simulated(accuracy=-0.5), "from 0 to 1, not from -0.5 to -0.5"),
+        (lambda: simulated(accuracy=[0.5, 0.6, 0.7]), r"one number, or the first one's and the last one's, not \[0.5"),
         (lambda: simulated(confusions=[[[1.0]]]), "is 1 x 1, and must be 4 x 4"),
         (lambda: simulated(abstain=-1), "'abstain' is from 0 to 1"),
     ],

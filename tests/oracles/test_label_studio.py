@@ -5,6 +5,7 @@ import copy
 import io
 import itertools
 import logging
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,14 @@ def test_what_people_see(images: ActiveDataset, server: FakeLabelStudio) -> None
     assert prediction["model_version"] == "activebdl at 30 labels" and prediction["score"] == pytest.approx(0.4)
     assert prediction["result"][0]["value"] == {"choices": [NAMES[3]]}
     assert server.views[0]["data"]["ordering"] == ["-tasks:data.uncertainty"]
+
+
+def test_pillow_that_is_missing_is_told_by_its_name(
+    images: ActiveDataset, server: FakeLabelStudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(UserError, match=r"need Pillow: pip install pillow\.$"):
+        connect(images, server).submit(request_of(images, 7))
 
 
 @pytest.mark.parametrize("batch", [1, 100])
