@@ -103,6 +103,12 @@ def read_label(annotation: Mapping[str, Any], target: Target) -> Label:
     return target.names.index(choices[0])
 
 
+def person_of(annotation: dict[str, Any]) -> int:
+    """Who made an annotation; some servers tell more of them than the number. 0 for one who has left."""
+    person = annotation.get("completed_by") or 0
+    return person["id"] if isinstance(person, dict) else person
+
+
 def _data_uri(item: Tensor, white: float) -> str:
     """A picture ``[1 or 3, H, W]`` in the task itself, so that the server needs no access to any file."""
     times = max(1, _SMALLEST // max(item.shape[1:]))

@@ -12,9 +12,11 @@ import hashlib
 import itertools
 import json
 import logging
+import math
 import os
+import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -28,7 +30,14 @@ from activebdl.oracles import Oracle, oracle
 from activebdl.oracles._contract import Request
 from activebdl.oracles._images import is_image
 from activebdl.oracles._label_studio_client import VARIABLE, Client, GoneError, UnreachableError
-from activebdl.oracles._label_studio_tasks import CONTROL, fits, labelling_configuration, make_tasks, read_label
+from activebdl.oracles._label_studio_tasks import (
+    CONTROL,
+    fits,
+    labelling_configuration,
+    make_tasks,
+    person_of,
+    read_label,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -87,7 +96,9 @@ def label_studio(
     except UnreachableError as error:
         raise UserError(f"No Label Studio answers at {client.url} ({error}); start it, or give its url.") from error
     title = _default_title(dataset.name, folder) if project is None else project
-    return LabelStudioOracle(client, dataset, title, patience=patience, cost=cost, prelabel=prelabel)
+    return LabelStudioOracle(
+        client, dataset, title, longest_import=timeout, patience=patience, cost=cost, prelabel=prelabel
+    )
 
 
 class LabelStudioOracle:
@@ -101,9 +112,11 @@ class LabelStudioOracle:
         client: The server.
         dataset: What is to be labelled.
         title: The project's.
+        longest_import: Seconds after which tasks whose import was not answered are there, or never will be.
         patience: Seconds that the server may be away.
         cost: What the answers to an item cost.
         prelabel: Whether a task is opened with the model's prediction chosen already.
+        clock: Tells the seconds.
     """
 
     shows_predictions = True
@@ -114,9 +127,11 @@ class LabelStudioOracle:
         dataset: ActiveDataset,
         title: str,
         *,
+        longest_import: float = 30.0,
         patience: float = 3600.0,
         cost: float = 0.0,
         prelabel: bool = False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.title = title
         self._client, self._target = client, dataset.target
@@ -124,6 +139,7 @@ class LabelStudioOracle:
         self._configuration = labelling_configuration(dataset.target, image=image)
         self._mark = {"dataset": dataset.name, "size": len(dataset.pool)}
         self._patience, self._cost, self._prelabel = patience, cost, prelabel
+        self._longest_import, self._clock = longest_import, clock
         self._project: int | None = None
         self._request: Request | None = None
         self._tasks: dict[int, dict[int, list[Any]]] = {}  # annotations by item and task, as they were at the last look
@@ -131,6 +147,8 @@ class LabelStudioOracle:
         self._looked: datetime | None = None  # the latest change that was seen; None: everything is to be listed
         self._people: dict[int, str] = {}
         self._told: dict[int, dict[str, Annotation]] = {}  # what the run knows by item and annotator, the last one last
+        self._paid: set[int] = set()  # items
+        self._import_until = -math.inf  # on the clock; till then what was imported last may still come
         self._complained: set[tuple[int, str]] = set()
         self._away_since: float | None = None
 
@@ -145,7 +163,7 @@ class LabelStudioOracle:
             UserError: The server refuses, or has been away for too long.
         """
         self._request = request
-        self._told = {id: {} for id in request.ids}
+        self._told, self._paid = {id: {} for id in request.ids}, set()
         for annotation in request.history:
             self._learn(annotation)
         self._changed = set(self._told)
@@ -177,7 +195,7 @@ class LabelStudioOracle:
             if self._project is None:
                 self._list_people()  # of those too whose annotations were deleted while the run was stopped
                 self._project = self._find_project()
-            if self._looked is None:
+            if self._looked is None or self._missing():
                 self._look()
             self._push()
             self._look()
@@ -196,7 +214,7 @@ class LabelStudioOracle:
 
     def _wait(self, error: UnreachableError) -> None:
         """Says once that the server is away, and ends the run when it has been for too long."""
-        now = time.monotonic()
+        now = self._clock()
         if self._away_since is None:
             self._away_since = now
             _log.warning("Label Studio at %s does not answer (%s); the run waits for it.", self._client.url, error)
@@ -207,10 +225,11 @@ class LabelStudioOracle:
             ) from error
 
     def _find_project(self) -> int:
-        """The project of that title, the oldest where there are several; made where there is none."""
+        """The project of that title; of two, as a slow server may make, that with tasks; made where there is none."""
         listed = self._client.pages("/api/projects", "results", title=self.title)  # those whose titles contain it
         found = [project for project in listed if project["title"] == self.title]
-        project = min(found, key=lambda project: project["id"]) if found else self._make_project()
+        found.sort(key=lambda project: (-(project.get("task_number") or 0), project["id"]))
+        project = found[0] if found else self._make_project()
         if not fits(project, self._target):
             wanted = "the classes of this data set" if self._target.names else "a number"
             raise UserError(
@@ -269,28 +288,47 @@ class LabelStudioOracle:
                 self._changed.add(id)
         self._looked = latest
 
-    def _push(self) -> None:
-        """Makes the tasks of the request that are not there yet."""
+    def _missing(self) -> list[int]:
+        """Positions in the request of the items that have no task."""
         request = self._request
-        if request is None:
+        return [] if request is None else [at for at, id in enumerate(request.ids) if id not in self._tasks]
+
+    def _push(self) -> None:
+        """Makes the tasks of the request that are not there yet, once it is certain that they will not come.
+
+        An import whose answer is lost may be at work in the server still, and its tasks are not listed before it is
+        done. So none is made till its time is over and all tasks have been listed again.
+        """
+        missing = self._missing()
+        if self._request is None or not missing:
+            self._import_until = -math.inf
             return
-        missing = [position for position, id in enumerate(request.ids) if id not in self._tasks]
-        for batch in make_tasks(request, missing, self._mark):
-            # Should the answer to this be lost, all tasks are listed before any is made again.
+        if self._clock() < self._import_until:
+            return
+        if self._import_until > -math.inf:
+            self._looked = None  # tasks bear the time at which they were begun, however late they come
+            self._look()
+            missing = self._missing()
+        for batch in make_tasks(self._request, missing, self._mark):
             looked, self._looked = self._looked, None
-            self._client.post(f"/api/projects/{self._project}/import", batch)
+            try:
+                self._client.post(f"/api/projects/{self._project}/import", batch)
+            except UnreachableError:
+                self._import_until = self._clock() + self._longest_import
+                raise
             self._looked = looked
             for task in batch:
                 self._tasks.setdefault(task["meta"]["activebdl"]["id"], {})
+        self._import_until = -math.inf
 
     def _list_people(self) -> None:
         with contextlib.suppress(UserError):  # who may not list people knows them by their numbers
-            for user in self._client.get("/api/users"):
-                self._people[user["id"]] = user.get("email") or user.get("username") or f"user {user['id']}"
+            for user in self._client.get("/api/users"):  # a name stays, or one person would be two annotators
+                self._people.setdefault(user["id"], user.get("email") or user.get("username") or f"user {user['id']}")
 
     def _meet(self, annotations: Sequence[dict[str, Any]]) -> None:
         """Learns who people are that were not seen before."""
-        unknown = {_person(annotation) for annotation in annotations} - self._people.keys()
+        unknown = {person_of(annotation) for annotation in annotations} - self._people.keys()
         if unknown:
             self._list_people()
         for person in unknown:
@@ -308,7 +346,7 @@ class LabelStudioOracle:
                     _log.warning("An annotation of item %d in Label Studio says %s; label it again.", id, error)
                 continue
             seconds = annotation.get("lead_time") or 0.0
-            spoken.append((_when(annotation["updated_at"]), self._people[_person(annotation)], label, seconds))
+            spoken.append((_when(annotation["updated_at"]), self._people[person_of(annotation)], label, seconds))
         labelled = [words for words in spoken if words[2] is not None]
         said: dict[str, tuple[Label, float]] = {}
         for _, annotator, label, seconds in sorted(labelled or spoken, key=lambda words: words[0]):
@@ -328,7 +366,7 @@ class LabelStudioOracle:
         if said and standing[-1] != (last := [*said][-1]):  # it was told before what another says: it is told again
             news.append(Annotation(id, None, last, role="withdrawn"))
             changed.append(last)
-        cost = 0.0 if told else self._cost
+        cost = 0.0 if id in self._paid else self._cost
         for name in changed:
             label, seconds = said[name]
             news.append(Annotation(id, label, name, cost, seconds))
@@ -339,6 +377,10 @@ class LabelStudioOracle:
 
     def _learn(self, annotation: Annotation) -> None:
         """Keeps what the run knows."""
+        if annotation.cost > 0:
+            self._paid.add(annotation.id)
+        if numbered := re.fullmatch(r"user (\d+)", annotation.annotator):  # who was known by the number remains so
+            self._people.setdefault(int(numbered[1]), annotation.annotator)
         told = self._told.setdefault(annotation.id, {})
         told.pop(annotation.annotator, None)
         told[annotation.annotator] = annotation
@@ -346,12 +388,6 @@ class LabelStudioOracle:
 
 def _when(text: str) -> datetime:
     return datetime.fromisoformat(text).astimezone(UTC)
-
-
-def _person(annotation: dict[str, Any]) -> int:
-    """Who made an annotation; some servers tell more of them than the number. 0 for one who has left."""
-    person = annotation.get("completed_by") or 0
-    return person["id"] if isinstance(person, dict) else person
 
 
 def _default_title(dataset: str, folder: Path | None) -> str:

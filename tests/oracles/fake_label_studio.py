@@ -9,6 +9,7 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -24,7 +25,8 @@ class FakeLabelStudio:
 
     Args:
         faults: By the number of a request, from 0, what befalls it: "500"; "drop", it is not even read; "lost", it is
-            done and its answer is lost; "html", a proxy's page comes in its place; "slow", the answer is late.
+            done and its answer is lost; "late", its answer is lost and it is done when
+            `finish` is called; "html", a proxy's page comes in its place; "slow", the answer is late.
         page: The largest page that it gives.
         on_look: Is called before tasks are listed: what people do meanwhile.
     """
@@ -37,6 +39,7 @@ class FakeLabelStudio:
     views: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
     users: dict[int, str] = field(default_factory=lambda: {1: "ada@example.org", 2: "ben@example.org"})
     requests: list[str] = field(default_factory=list[str])
+    at_work: list[Callable[[], object]] = field(default_factory=list[Callable[[], object]])
     access: str = ""
     now: datetime = datetime(2026, 1, 1, tzinfo=UTC)
     url: str = ""
@@ -50,6 +53,14 @@ class FakeLabelStudio:
         """Time passes at every change; the real server too leaves microseconds out where they are 0."""
         self.now += timedelta(seconds=seconds)
         return self.now.isoformat().replace("+00:00", "Z")
+
+    def finish(self) -> None:
+        """What was at work still is done, and bears the time at which it was begun."""
+        now = self.now
+        while self.at_work:
+            self.now = datetime(2026, 1, 1, tzinfo=UTC)
+            self.at_work.pop()()
+        self.now = now
 
     def task_of(self, item: int) -> dict[str, Any]:
         (found,) = [task for task in self.tasks if task["data"].get("id") == item]
@@ -112,7 +123,9 @@ class FakeLabelStudio:
         return any(known["id"] == project for known in self.projects)
 
     def _titled(self, query: dict[str, str]) -> list[dict[str, Any]]:
-        return [project for project in self.projects if query["title"].lower() in project["title"].lower()]
+        tasks = [task["project"] for task in self.tasks]
+        found = [project for project in self.projects if query["title"].lower() in project["title"].lower()]
+        return [{**project, "task_number": tasks.count(project["id"])} for project in found]
 
     def _make_project(self, body: dict[str, Any]) -> Reply:
         if not 3 <= len(body["title"]) <= 50:
@@ -166,11 +179,14 @@ def serving(fake: FakeLabelStudio, port: int = 0) -> Generator[FakeLabelStudio]:
                 fake.requests.append(f"{method} {url.path}")
                 query = {key: values[0] for key, values in parse_qs(url.query).items()}
                 reply = (500, {"detail": "database is locked"})
-                if fault not in ("500", "drop", "html"):
-                    reply = fake.answer(method, url.path, query, body, self.headers.get("Authorization", ""))
+                ask = partial(fake.answer, method, url.path, query, body, self.headers.get("Authorization", ""))
+                if fault == "late":
+                    fake.at_work.append(ask)
+                elif fault not in ("500", "drop", "html"):
+                    reply = ask()
             if fault == "slow":
                 time.sleep(0.6)
-            if fault in ("drop", "lost"):
+            if fault in ("drop", "lost", "late"):
                 self.close_connection = True
                 self.connection.shutdown(socket.SHUT_RDWR)
                 return

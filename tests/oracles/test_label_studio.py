@@ -373,6 +373,7 @@ def scenario(dataset: ActiveDataset, server: FakeLabelStudio, timeout: float) ->
     """Two requests, and people who label everything; poll as often as it takes."""
     found = list[Annotation]()
     oracle = connect(dataset, server, timeout=timeout, retries=2)
+    oracle._clock = itertools.count(step=31.0).__next__
     for key, ids in (("a", (1, 2, 3)), ("b", (4, 5))):
         ticket = oracle.submit(request_of(dataset, *ids, key=key, history=tuple(found)))
         for _ in range(4):
@@ -395,6 +396,103 @@ def test_a_fault_at_any_request_loses_nothing_and_asks_nobody_twice(images: Acti
                 assert scenario(images, server, 0.4 if fault == "slow" else 30.0) == expected, f"{fault} at {faults}"
                 assert sorted(task["data"]["id"] for task in server.tasks) == [1, 2, 3, 4, 5]
                 assert len(server.projects) == 1
+
+
+def test_an_import_that_is_done_late_is_not_sent_again(images: ActiveDataset, server: FakeLabelStudio) -> None:
+    oracle, now = connect(images, server, timeout=20.0, retries=0), [100.0]
+    oracle._clock = lambda: now[0]
+    ticket = oracle.submit(request_of(images, 1, 2))
+    server.clock(3600.0)
+    server.annotate(server.task_of(1), NAMES[3])
+    assert answers(oracle.poll(ticket)) == {1: 3}
+    server.faults = {len(server.requests) + 1: "late"}  # after a look at what there is
+    before = tuple(Annotation(id, 3, "ada@example.org") for id in (1, 2))
+    oracle.submit(request_of(images, 4, 5, key="round-1-attempt-0", history=before))
+    assert len(server.at_work) == 1
+    for time in (100.0, 105.0, 118.0):
+        now[0] = time
+        server.annotate(server.task_of(2), NAMES[int(time) % 7])
+        assert len(oracle.poll(ticket)) == 1  # what people say meanwhile is taken
+        assert len(server.tasks) == 2
+    server.finish()
+    now[0] = 120.0
+    oracle.poll(ticket)
+    assert sorted(task["data"]["id"] for task in server.tasks) == [1, 2, 4, 5]
+    server.annotate(server.task_of(4), NAMES[6])
+    assert answers(oracle.poll(ticket)) == {4: 6}
+
+
+def test_an_import_that_is_lost_is_sent_again_when_its_time_is_over(
+    images: ActiveDataset, server: FakeLabelStudio
+) -> None:
+    oracle, now = connect(images, server, timeout=20.0, retries=0), [100.0]
+    oracle._clock = lambda: now[0]
+    ticket = oracle.submit(request_of(images, 1))
+    server.faults = {len(server.requests) + 1: "drop"}  # after a look at what there is
+    oracle.submit(request_of(images, 4, key="round-1-attempt-0"))
+    now[0] = 119.9
+    assert oracle.poll(ticket) == [] and len(server.tasks) == 1
+    now[0] = 120.0
+    assert oracle.poll(ticket) == [] and len(server.tasks) == 2
+    oracle.submit(request_of(images, 5, key="round-2-attempt-0"))  # and the next is sent at once
+    assert len(server.tasks) == 3
+
+
+def test_of_two_projects_the_one_with_tasks_is_gone_on_with(images: ActiveDataset, server: FakeLabelStudio) -> None:
+    server.faults = {3: "late"}  # which makes the project
+    oracle = connect(images, server, retries=0)
+    ticket = oracle.submit(request_of(images, 1, 2))
+    assert len(server.at_work) == 1 and not server.projects
+    oracle.poll(ticket)
+    server.finish()
+    first, second = server.projects
+    assert server.tasks[0]["project"] == first["id"]
+    first["id"], second["id"] = second["id"], first["id"]  # the late one was begun before
+    for task in server.tasks:
+        task["project"] = first["id"]
+    again = connect(images, server)
+    again.submit(request_of(images, 1, 2))
+    assert len(server.tasks) == 2 and again._project == first["id"] > second["id"]
+    server.tasks.clear()
+    empty = connect(images, server)
+    empty.submit(request_of(images, 1))
+    assert empty._project == second["id"]  # of those with as many, the oldest
+
+
+def test_a_correction_before_the_first_answer_leaves_its_cost(images: ActiveDataset, server: FakeLabelStudio) -> None:
+    oracle = connect(images, server, cost=2.0)
+    fixed = Annotation(1, 5, "me", role="correction")
+    ticket = oracle.submit(request_of(images, 1, history=(fixed,)))
+    task = server.task_of(1)
+    made = server.annotate(task, NAMES[3])
+    said = list(oracle.poll(ticket))
+    assert said == [Annotation(1, 3, "ada@example.org", 2.0, 2.5)]
+    server.delete(task, made)
+    said += oracle.poll(ticket)
+    server.annotate(task, NAMES[2])
+    again = connect(images, server, cost=2.0)
+    again.submit(request_of(images, 1, history=(fixed, *said)))
+    for one in (oracle, again):
+        assert [annotation.cost for annotation in one.poll(ticket)] == [0.0]  # the item is paid
+
+
+def test_a_person_keeps_the_name_of_the_beginning(images: ActiveDataset, server: FakeLabelStudio) -> None:
+    oracle = connect(images, server)
+    ticket = oracle.submit(request_of(images, 1, 2, 3))
+    made = server.annotate(server.task_of(1), NAMES[3], user=5)  # who may not be listed
+    said = list(oracle.poll(ticket))
+    assert said[0].annotator == "user 5"
+    server.users[5] = "eve@example.org"
+    server.users[1] = "ada@example.com"
+    server.annotate(server.task_of(2), NAMES[4], user=6)  # people are listed again
+    said += oracle.poll(ticket)
+    again = connect(images, server)
+    again.submit(request_of(images, 3, history=tuple(said)))
+    server.edit(server.task_of(1), made, result=[])
+    for one in (oracle, again):
+        assert one.poll(ticket) == [Annotation(1, None, "user 5", role="withdrawn")]
+    server.annotate(server.task_of(3), NAMES[0], user=1)
+    assert [annotation.annotator for annotation in oracle.poll(ticket)] == ["ada@example.org"]
 
 
 def test_an_answer_that_does_not_come_is_not_waited_for(

@@ -77,6 +77,8 @@ def test_labels_come_back_whatever_classes_are_called(server: RealLabelStudio) -
     again = connect(data, server, project="odd names")
     again.submit(request)
     assert answers(again.poll(ticket)) == expected and len(server.tasks("odd names")) == 250
+    listed = server.call("GET", "/api/projects", title="odd names")["results"]
+    assert [project["task_number"] for project in listed] == [250]  # by which one is chosen among several
     view = server.call("GET", "/api/dm/views", project=again._project)[0]
     assert len(server.call("GET", "/api/tasks", view=view["id"])["tasks"]) == 100
 
