@@ -272,6 +272,13 @@ def test_a_run_may_be_resumed_with_another_consensus_and_back() -> None:
     assert [a.id for a in desk.journal[said:] if a.role != "vote"] == [151]
 
 
+def test_answers_to_which_members_of_other_names_voted_are_left_alone() -> None:
+    desk = Desk()
+    desk.ask(Crowd({"ann": Member(silent, at_once=9), "bob": Member(right, at_once=9)}), (1, 2))
+    desk.ask(Crowd({"ann": Member(right, at_once=9), "cy": Member(right, at_once=9)}), (3,), "round-1")
+    assert desk.answers() == {id: right(id) for id in (1, 2, 3)}
+
+
 def test_a_correction_that_sets_items_aside_teaches_nothing_and_stands() -> None:
     desk, members = Desk(), [Member(right, at_once=999), *(Member(wrong, at_once=999) for _ in range(2))]
     crowd = Crowd(members, "dawid_skene")
