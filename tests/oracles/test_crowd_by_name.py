@@ -19,6 +19,7 @@ from activebdl import (
     Training,
     UserError,
 )
+from activebdl.annotations import standing
 from activebdl.journal import Journal
 from activebdl.oracles import make_oracle
 from activebdl.oracles._consensus import dawid_skene
@@ -145,3 +146,26 @@ def test_the_cycle_goes_by_the_consensus_keeps_the_votes_and_takes_revisions(tmp
     ]
     with Journal(tmp_path / "stopped.sqlite") as journal:
         assert journal.history() == history
+
+
+@pytest.mark.usefixtures("quick_looks")
+def test_the_cycle_takes_another_consensus_when_it_is_resumed(tmp_path: Path) -> None:
+    x, y = blobs(160)
+    data = ActiveDataset.from_arrays(x[:120], y[:120], x[120:], y[120:])
+    for rounds, consensus in ((2, "majority"), (3, "dawid_skene")):
+        options = {"accuracy": (0.4, 0.8), "consensus": consensus}
+        cycle = ActiveLearning(
+            data, small_network, counts=(10, 60, 80), posterior=MCDropout(Training(steps=5)), strategy="random",
+            oracle=make_oracle("crowd", data, options=options, seed=2), draws=2, test_draws=2,
+            journal=tmp_path / "journal.sqlite",
+        )  # fmt: skip
+        list(itertools.islice(cycle, rounds))
+    with Journal(tmp_path / "journal.sqlite") as journal:
+        history = journal.history()
+    votes: dict[int, dict[str, int]] = {}
+    for said in history:
+        if said.role == "vote":
+            votes.setdefault(said.id, {})[said.annotator] = int(said.label or 0)
+    found = dawid_skene(votes, 3)
+    assert {id: said.label for id, said in standing(history).items()} == found and len(found) == 80
+    assert any(said.role == "withdrawn" for said in history)  # or both said the same of all items
