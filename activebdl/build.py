@@ -4,7 +4,7 @@ import dataclasses
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 from torch import nn
@@ -268,12 +268,23 @@ def plain(settings: Any) -> dict[str, Any]:
     return found
 
 
+def _takes_paths(hint: Any) -> bool:
+    """Whether a parameter may be given a path, or a list of some."""
+    return hint is Path or any(_takes_paths(part) for part in get_args(hint))
+
+
+def _from_the_root(value: Any) -> Any:
+    """A path from the root on, those in a list too; what is none as it is."""
+    if isinstance(value, list | tuple):
+        return [_from_the_root(part) for part in cast(Sequence[Any], value)]
+    return str(Path(value).expanduser().resolve()) if isinstance(value, str | Path) else value
+
+
 def _with_defaults(named: Named, maker: Callable[..., Any], left_out: Sequence[str] = ("cache", "progress")) -> Named:
     """The options as given, paths from the root on, and the others as the function's signature has them."""
-    paths = {name for name, hint in _hints(maker).items() if hint in (Path, str | Path)}
+    hints = _hints(maker)
     given = {
-        name: str(Path(value).expanduser().resolve()) if name in paths else value
-        for name, value in named.options.items()
+        name: _from_the_root(value) if _takes_paths(hints.get(name)) else value for name, value in named.options.items()
     }
     defaults = {
         name: parameter.default

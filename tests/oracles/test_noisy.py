@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from activebdl import ABSTAIN, ActiveDataset, Annotation, Numbers, Request, UserError
+from activebdl.build import resolved
 from activebdl.oracles import Oracle, make_oracle
+from activebdl.spec import Named, read_spec
 
 MATRIX = [[0.7, 0.3, 0.0], [0.05, 0.9, 0.05], [0.0, 0.5, 0.5]]
 N = 6000
@@ -131,6 +133,16 @@ def test_a_confusion_matrix_may_be_a_csv_file(tmp_path: Path) -> None:
     file.write_text("\n".join(",".join(map(str, row)) for row in MATRIX) + "\n")
     for path in (file, str(file)):
         assert said(noisy(confusion=path), range(99)) == said(noisy(confusion=MATRIX), range(99))
+
+
+def test_files_of_a_spec_are_found_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    spec = read_spec("digits-small", {"oracle": "noisy", "oracle.confusion": "errors.csv"})
+    assert resolved(spec).oracle.options["confusion"] == str(tmp_path / "errors.csv")
+    assert resolved(resolved(spec)) == resolved(spec)
+    several = {"name": "crowd", "confusions": ["errors.csv", MATRIX]}
+    found = resolved(spec.model_copy(update={"oracle": Named.model_validate(several)})).oracle.options
+    assert found["confusions"] == [str(tmp_path / "errors.csv"), MATRIX] and found["consensus"] == "dawid_skene"
 
 
 @pytest.mark.parametrize(
