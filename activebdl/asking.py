@@ -136,8 +136,9 @@ class Asking:
 
         def record(found: object) -> None:
             good, mistake = sort_annotations(found, allowed, target)
+            before = journal.paid_for(asked.ids)
             journal.write_annotations(good)
-            mistake = mistake or self._overcharged(journal, asked)
+            mistake = mistake or self._overcharged(before, journal.paid_for(asked.ids))
             if mistake:
                 raise UserError(f"{mistake} {len(good)} good answers of this batch are kept; mend it and go on.")
 
@@ -198,12 +199,12 @@ class Asking:
         assert self.max_cost is not None
         return self.max_cost - journal.paid() + 1e-9 * self.max_cost
 
-    def _overcharged(self, journal: Journal, asked: Asked) -> str:
-        """That the answers to an item have cost more than was said, where there is a budget; else nothing."""
-        if self.max_cost is None:
+    def _overcharged(self, before: dict[int, float], paid: dict[int, float]) -> str:
+        """That answers to an item cost more, now, than was said, where there is a budget; else nothing."""
+        dearer = [id for id in paid if paid[id] > before[id]]
+        if self.max_cost is None or not dearer:
             return ""
-        paid = journal.paid_for(asked.ids)
-        for id, price in zip(asked.ids, self._prices(torch.tensor(asked.ids)).tolist(), strict=True):
+        for id, price in zip(dearer, self._prices(torch.tensor(dearer)).tolist(), strict=True):
             if paid[id] > price + 1e-9 * self.max_cost:
                 return f"The answers to item {id} cost {paid[id]:g}, where the oracle's price for it is {price:g}."
         return ""

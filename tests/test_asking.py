@@ -267,6 +267,10 @@ def test_an_oracle_that_takes_more_than_its_price_is_told(
         list(cycle(dataset, network, oracle=Dear(truth_of(dataset)), max_cost=9.0, journal=path))
     with Journal(path) as journal:
         assert len(journal.annotations(0, 0)) == 5
+    with pytest.raises(UserError, match="where the oracle's price for it is 1"):  # of the next request: once for each
+        list(cycle(dataset, network, oracle=Dear(truth_of(dataset)), max_cost=99.0, journal=path))
+    with Journal(path) as journal:
+        assert len(journal.annotations(1, 0)) == 5
 
 
 def test_a_label_that_is_withdrawn_after_it_was_taken_is_replaced(
