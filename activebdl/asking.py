@@ -136,9 +136,9 @@ class Asking:
 
         def record(found: object) -> None:
             good, mistake = sort_annotations(found, allowed, target)
-            before = journal.paid_for(asked.ids)
+            before = self._paid_for(journal, asked)
             journal.write_annotations(good)
-            mistake = mistake or self._overcharged(before, journal.paid_for(asked.ids))
+            mistake = mistake or self._overcharged(before, self._paid_for(journal, asked))
             if mistake:
                 raise UserError(f"{mistake} {len(good)} good answers of this batch are kept; mend it and go on.")
 
@@ -199,13 +199,17 @@ class Asking:
         assert self.max_cost is not None
         return self.max_cost - journal.paid() + 1e-9 * self.max_cost
 
+    def _paid_for(self, journal: Journal, asked: Asked) -> dict[int, float]:
+        """What each item of the request has cost, where that matters."""
+        return {} if self.max_cost is None else journal.paid_for(asked.ids)
+
     def _overcharged(self, before: dict[int, float], paid: dict[int, float]) -> str:
         """That answers to an item cost more, now, than was said, where there is a budget; else nothing."""
         dearer = [id for id in paid if paid[id] > before[id]]
-        if self.max_cost is None or not dearer:
+        if not dearer:
             return ""
         for id, price in zip(dearer, self._prices(torch.tensor(dearer)).tolist(), strict=True):
-            if paid[id] > price + 1e-9 * self.max_cost:
+            if paid[id] > price * (1 + 1e-9):
                 return f"The answers to item {id} cost {paid[id]:g}, where the oracle's price for it is {price:g}."
         return ""
 
