@@ -127,7 +127,10 @@ class Page:
         return self.queue.skip(session, _id(body))
 
     def _undo(self, session: str, body: dict[str, Any]) -> str:
-        return self.queue.undo(session)
+        nonce = body.get("nonce", "")
+        if not isinstance(nonce, str) or len(nonce) > 64:
+            raise Refused(400, "An undo's nonce has at most 64 characters.")
+        return self.queue.undo(session, nonce)
 
     def _leave(self, session: str, body: dict[str, Any]) -> str:
         self.queue.leave(session)

@@ -95,8 +95,13 @@ class WebOracle:
         return request.key
 
     def poll(self, ticket: str) -> list[Annotation]:
-        """What was answered by now; when that is all, it waits a moment for the last to be taken back."""
-        return self._queue.answers()
+        """Nothing: the journal has every answer before its page hears that it was taken.
+
+        To give it once more could bring back what was undone meanwhile. When all is answered, it waits a moment for the
+        last answer to be taken back.
+        """
+        self._queue.settle()
+        return []
 
     def price(self, ids: Sequence[int]) -> list[float]:
         """What the answers to each item cost at most."""
@@ -104,11 +109,13 @@ class WebOracle:
 
     def told(self, round: "Round") -> None:
         """Shows how good the model has become."""
+        self._queue.take()
         self._status.measured(round.n_labels, round.metrics)
         self._round = (round.n_labels, round.n_labels if round.stopped else self._round[1])
 
     def progress(self, phase: str, total: int) -> AbstractContextManager[Advance]:
         """Shows what the computer is doing; see `activebdl.progress`."""
+        self._queue.take()  # the computer works when it has a batch, however that came
         return self._status.phase(phase, total)
 
     def start(self) -> None:

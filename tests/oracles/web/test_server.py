@@ -40,7 +40,7 @@ def test_a_round_by_post(book: Book, serve: Serve) -> None:
     expected = [(7, 1, 0.5), (3, None, 1.5), (5, 2, 2.5)]
     assert [(row.id, row.label, row.seconds) for row in book.rows] == expected
     assert {row.annotator for row in book.rows} == {"Jürgen O'Neill"}
-    assert oracle.poll("round-0") == book.rows
+    assert oracle.poll("round-0") == []  # for the journal has them all
     assert client.post("state")[1]["doing"] == "working"
 
 
@@ -305,8 +305,8 @@ left = tuple(id for id in range(20) if id not in done)
 oracle = WebOracle(folder=sys.argv[1])
 target = Classes(tuple("0123456789"))
 oracle.submit(Request("r", left, torch.zeros(len(left), 1, 8, 8, dtype=torch.uint8), target, record=record))
-while len(oracle.poll("r")) < len(left):
-    pass
+while oracle._queue.is_open():
+    oracle.poll("r")
 oracle.close()
 """
 
