@@ -5,6 +5,7 @@ Nothing here knows of HTTP, and the clock can be a test's.
 """
 
 import math
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -20,6 +21,7 @@ LEASE = 90.0  # seconds; a page tells every second that it is there, or once a m
 GRID = 24  # items that a page in the grid's view holds at once
 SESSIONS = 100
 UNDO = 100  # answers of a session that can be taken back
+NAME = re.compile(r"\w[\w .@+'-]{0,39}")  # of an annotator
 GRACE = 1.5  # seconds in which the last answer of a batch can still be taken back before the batch is the model's
 
 

@@ -15,12 +15,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp
 
 from activebdl.errors import UserError
 from activebdl.oracles._images import is_image, png
 from activebdl.oracles.web.guard import Guard, error
-from activebdl.oracles.web.queue import Queue, Refused
+from activebdl.oracles.web.queue import NAME, Queue, Refused
 from activebdl.oracles.web.state import state
 from activebdl.oracles.web.status import Status
 
@@ -33,7 +32,6 @@ FILES = {
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
 _SESSION = re.compile(r"[A-Za-z0-9-]{8,64}")
-_PERSON = re.compile(r"\w[\w .@+'-]{0,39}")
 
 
 class Page:
@@ -58,7 +56,7 @@ class Page:
             for path, (name, kind) in FILES.items()
         }
 
-    def app(self) -> ASGIApp:
+    def app(self) -> Guard:
         """As uvicorn takes it."""
         verbs = {"state": self._state, "answer": self._answer, "skip": self._skip, "undo": self._undo}
         verbs["leave"] = self._leave
@@ -138,7 +136,7 @@ class Page:
 
     def _annotator(self, body: dict[str, Any]) -> str:
         name = body.get("annotator") or self.settings["annotator"]
-        if not isinstance(name, str) or not _PERSON.fullmatch(name):
+        if not isinstance(name, str) or not NAME.fullmatch(name):
             raise Refused(
                 400, "A name has at most 40 letters, digits, spaces and . @ + ' -, and starts with a letter or digit."
             )
