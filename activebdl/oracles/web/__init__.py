@@ -8,7 +8,7 @@
     guard.py         who may call, and how much they may send
     server.py        the addresses
     serving.py       the port, the token and the thread
-    page.*, draw.js  what the browser gets; no build step, and nothing from elsewhere
+    page.*, *.js     what the browser gets; no build step, and nothing from elsewhere
 
 Every answer is in the journal before its page hears that it was taken.
 """

@@ -81,7 +81,7 @@ class Queue:
         self._changed = threading.Condition()  # guards all below; never held while the journal writes
         self.request: Request | None = None
         self._batch: frozenset[int] = frozenset()  # ids of the whole request, those answered before a restart too
-        self._before: dict[int, Annotation] = {}  # the answers to those
+        self._before: dict[int, Annotation] = {}  # what counted when it was asked
         self._open: dict[int, None] = {}  # in the order in which they are handed out
         self._taken = True  # the batch is the model's, or there is none yet
         self._items: dict[int, Item] = {}
@@ -100,8 +100,7 @@ class Queue:
             self._give_away()
             self.request, self._taken = request, False
             self._batch = frozenset(request.batch or request.ids)
-            earlier = self._batch.difference(request.ids)
-            self._before = {id: said for id, said in standing(request.history).items() if id in earlier}
+            self._before = standing(request.history)
             self._open = dict.fromkeys(request.ids)
             for session in self._sessions.values():
                 session.again = [id for id in session.again if id not in self._open]
@@ -172,9 +171,11 @@ class Queue:
         with self._writing:
             with self._changed:
                 me, request = self._session(session), self._asked()
-                again = self._is_over(id)
+                again, label = self._is_over(id), _label(request, label)
+                earlier = None if id in self._said else self._before.get(id)
+                if earlier is not None and (earlier.label, earlier.annotator) == (label, annotator):
+                    return ""  # the run was stopped before it could acknowledge that
                 before = self._may_answer(me, id)
-                label = _label(request, label)
                 if before is not None and before.role == "answer" and before.label == label and id not in me.again:
                     return ""
                 annotator = before.annotator if before is not None and again else annotator

@@ -180,6 +180,15 @@ def test_nothing_is_promised_that_does_not_come(book: Book, serve: Serve) -> Non
     assert "last round" in told and "next round" not in told
 
 
+def test_an_answer_whose_acknowledgement_was_lost_when_the_run_was_killed_is_taken_for_what_it_is(
+    book: Book, serve: Serve
+) -> None:
+    _, client = serve(ask(book, (1,), batch=(0, 1), history=(Annotation(0, 3, "ann"),)))
+    assert client.label(0, 3, annotator="ann")[0] == 200
+    assert client.label(0, 3, annotator="bob")[0] == client.label(0, 4, annotator="ann")[0] == 409
+    assert book.rows == []
+
+
 def test_a_batch_that_was_begun_before_a_restart_counts_as_a_whole(book: Book, serve: Serve) -> None:
     history = (Annotation(0, 3), Annotation(1, None), Annotation(2, 4), Annotation(3, 5, role="vote"), Annotation(9, 1))
     request = ask(book, (3, 4, 5), batch=tuple(range(6)), history=history, n_labels=10, budget=20)
