@@ -1,14 +1,11 @@
 // One page: it asks every second what there is, shows it, and sends what a person says of it. An answer is done when
 // the server has said so; until then it is sent again, and sending it twice changes nothing.
 
-import { $, belief, curve, item, make, measured, nameOf, percent } from "/draw.js";
+import { $, belief, item, make, nameOf, percent } from "/draw.js";
+import { draw, header, pause } from "/panels.js";
 import { Busy, Refused, call, claim, session } from "/talk.js";
 
 const EVERY = 1000; // milliseconds between two looks
-const PHASES = {
-  fit: "The model is learning", score: "The model looks for what to ask next", race: "The model looks for what to ask next",
-  prefilter: "The model looks for what to ask next", evaluate: "The model is being measured",
-};
 
 let now = null; // what the server told last
 let view = sessionStorage.view === "grid" ? "grid" : "single";
@@ -41,11 +38,11 @@ async function look() {
 }
 
 let sending = Promise.resolve();
-function send(verb, body) { // one after the other, in the order in which keys were pressed
+function send(verb, body = {}) { // one after the other, in the order in which keys were pressed
   epoch++;
   busy++;
   if (verb === "answer") unsent++;
-  sending = sending.then(async () => {
+  sending = sending.catch(() => {}).then(async () => {
     let told = null;
     while (told === null) {
       try {
@@ -59,7 +56,7 @@ function send(verb, body) { // one after the other, in the order in which keys w
     if (verb === "answer") unsent--;
     if (told.refused && $("last").dataset.item === String(body.id)) last("");
     if (!busy && !told.error) take(told);
-    else { connected(); acknowledged(body?.id, !told.refused); }
+    else { connected(); acknowledged(body.id, !told.refused); }
     if (told.error) notice(told.error, "refused");
     else if (told.notice) notice(told.notice);
   });
@@ -104,39 +101,13 @@ function take(told) {
   chosen = at >= 0 ? at : Math.max(0, Math.min(chosen, now.items.length - 1));
   $("main").dataset.doing = now.doing;
   if (view === "grid" && !same(before, now)) firstOpen();
-  header();
+  header(now, view, model);
   items(before);
-  pause();
+  pause(now);
 }
 
 const shape = (state) => JSON.stringify(state?.items.map((it) => [it.id, it.said, it.again, it.pending]));
-const drawn = new Map(); // what is drawn in each place: anew only when it changes, for screen readers tell every change
-function draw(place, what, how) {
-  const key = JSON.stringify(what);
-  if (drawn.get(place) === key) return;
-  drawn.set(place, key);
-  $(place).replaceChildren(...how());
-}
 const same = (a, b) => a !== null && JSON.stringify(a.items.map((it) => it.id)) === JSON.stringify(b.items.map((it) => it.id));
-
-function header() {
-  const { run, batch, curve: points, measure } = now;
-  $("round").textContent = run ? (run.round < 0 ? "Validation" : `Round ${run.round}`) : "";
-  $("count").textContent = run ? `${batch.answered} of ${batch.size}` : "";
-  $("bar").max = batch.size || 1;
-  $("bar").value = batch.answered;
-  $("labels").textContent = run ? (run.budget ? `${run.labels} of ${run.budget}` : run.labels) : "–";
-  $("measured").hidden = !points.length;
-  if (points.length) {
-    $("measure").textContent = measure === "rmse" ? "RMSE" : "Accuracy";
-    $("value").textContent = measured(measure, points.at(-1)[1]);
-    draw("spark", points, () => (points.length > 1 ? [curve(points, measure, 84, 24, false)] : []));
-  }
-  $("grid").setAttribute("aria-pressed", view === "grid");
-  $("predictions").setAttribute("aria-pressed", model === "shown");
-  $("undo").disabled = !now.undo;
-  document.title = now.doing === "labelling" ? `${batch.answered} of ${batch.size} · activebdl` : `${now.doing} · activebdl`;
-}
 
 function items(before) {
   const has = now.items.length > 0;
@@ -247,28 +218,6 @@ function answers() {
   }));
 }
 
-function pause() {
-  const waits = now.items.length === 0;
-  $("pause").hidden = !waits;
-  if (!waits) return;
-  const { doing, phase, share, run, batch } = now;
-  const told = {
-    waiting: ["The run is getting ready", "The first items will appear here."],
-    working: [PHASES[phase] ?? "The model is learning", "The next batch will appear here by itself."],
-    labelling: ["Nothing left to do here", batch.pages > 1 ? "The last items of this batch are open in other browsers." : "The batch is on its way to the model."],
-    done: ["All done", `${run?.labels ?? 0} labels are in the journal. You may close this page.`],
-    stopped: ["The run has stopped", "Your labels are safe. When it is resumed, this page goes on by itself."],
-  }[doing];
-  for (const [id, text] of [["happens", told[0]], ["explains", told[1]]])
-    if ($(id).textContent !== text) $(id).textContent = text;
-  $("share").hidden = doing !== "working";
-  $("percent").textContent = doing === "working" && share !== null ? percent(share) : "";
-  if (share === null) $("share").removeAttribute("value"); else $("share").value = share;
-  $("share").setAttribute("aria-valuetext", share === null ? "under way" : percent(share));
-  draw("curve", now.curve, () => (now.curve.length > 1 ? [curve(now.curve, now.measure, 420, 150, true),
-    make("figcaption", { textContent: `${now.measure === "rmse" ? "RMSE" : "Accuracy"} on the test set` })] : []));
-}
-
 function say(text) {
   $("live").textContent = text;
   spoken = "";
@@ -343,7 +292,7 @@ function togglePredictions() {
   model = model === "shown" ? "hidden" : "shown";
   localStorage.predictions = model;
   if (!now) return;
-  header();
+  header(now, view, model);
   if (now.items.length) { if (view === "grid") many(); details(); }
   say(model === "shown" ? "What the model thinks is shown." : "What the model thinks is hidden.");
 }

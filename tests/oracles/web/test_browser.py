@@ -297,9 +297,17 @@ def test_numbers_are_typed(book: Book, serve: Serve, browser: "Browser") -> None
     ann.sees()
     ann.hears("1.5 ± 0.25")
     assert ann.page.locator("#single td").count() == 5
-    ann.page.keyboard.type("-2,75")
+    for doubtful in ("1,000", "12,345", "1,234,567.5"):
+        ann.page.locator("#value-of-it").fill(doubtful)
+        ann.press("Enter")
+        ann.hears(f"The comma in {doubtful} may mean thousands")
+    ann.press(" ")
+    ann.hears("empty the field first")
+    ann.page.locator("#value-of-it").fill("")
+    ann.page.keyboard.type("-2,123456")
     ann.press("Enter")
     ann.sees(other_than=0)
+    ann.hears("Item 0 is -2.123456")
     ann.page.keyboard.type("abc")
     ann.press("Enter")
     ann.hears("Type a number")
@@ -308,7 +316,7 @@ def test_numbers_are_typed(book: Book, serve: Serve, browser: "Browser") -> None
     ann.sees(other_than=1)
     ann.press(" ")
     ann.hears("on its way to the model")
-    assert [row.label for row in book.rows] == [-2.75, 1000.0, None]
+    assert [row.label for row in book.rows] == [-2.123456, 1000.0, None]
     ann.leaves()
 
 
