@@ -84,14 +84,14 @@ def test_a_refusal_is_told_also_in_the_middle_of_fast_labelling(book: Book, serv
     in_the_grid(ann)
     ann.page.locator(".thumb").nth(4).wait_for()
     looks: list[Route] = []
-    ann.page.route("**/api/state", looks.append)  # so that it does not know of what the other does
+    ann.page.route("**/api/state", lambda route: looks.append(route))  # so that it does not know of what the other does
     with ann.page.expect_request("**/api/state"):
         pass
     oracle._queue.leave(str(ann.page.evaluate("sessionStorage.session")))
     assert client.label(0, 4)[0] == 200
     ann.press("7", "8")
     ann.hears("labelled meanwhile")
-    ann.page.locator(".thumb.said").first.wait_for()
+    ann.page.wait_for_function("() => document.querySelector('.thumb').ariaLabel === 'Item 2, open'")
     assert [(row.id, row.label) for row in book.rows] == [(0, 4), (1, 8)]
     for look in looks:
         look.continue_()
