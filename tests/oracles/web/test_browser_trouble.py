@@ -89,9 +89,10 @@ def test_a_refusal_is_told_also_in_the_middle_of_fast_labelling(book: Book, serv
         pass
     oracle._queue.leave(str(ann.page.evaluate("sessionStorage.session")))
     assert client.label(0, 4)[0] == 200
+    client.post("leave")  # what it was shown next
     ann.press("7", "8")
     ann.hears("labelled meanwhile")
-    ann.page.wait_for_function("() => document.querySelector('.thumb').ariaLabel === 'Item 2, open'")
+    ann.page.wait_for_function("() => !document.querySelector('.thumb[aria-label*=sent]')")
     assert [(row.id, row.label) for row in book.rows] == [(0, 4), (1, 8)]
     for look in looks:
         look.continue_()
