@@ -2,12 +2,13 @@
 
     web_oracle.py    what the loop calls
     queue.py         which items are open, who is shown which, what was said: no web in it
+    items.py         what there is to see of each item
     status.py        what the computer is doing meanwhile, and how accurate the model is
     state.py         both, as the page is told them
     guard.py         who may call, and how much they may send
     server.py        the addresses
     serving.py       the port, the token and the thread
-    page.*, draw.js  what the browser gets; no build step, and nothing from elsewhere
+    page.*, *.js     what the browser gets; no build step, and nothing from elsewhere
 
 Every answer is in the journal before its page hears that it was taken.
 """

@@ -18,11 +18,12 @@ export const measured = (measure, x) => (measure === "accuracy" ? `${(100 * x).t
 
 export function nameOf(label, run) {
   if (label === null) return "abstained";
-  return run.kind === "classes" ? run.classes[label].name : short(label);
+  return run.kind === "classes" ? run.classes[label].name : String(label);
 }
 
-// A picture, or a table of numbers. It calls `ready` when the item can be seen.
-export function item(it, alt, ready) {
+// A picture, or a table of numbers. It calls `ready` when the item can be seen, and `failed` where its picture does not
+// come; it is tried again all the same.
+export function item(it, alt, ready, failed = () => {}) {
   if (!it.size) {
     const table = make("table", { className: "table" });
     const columns = it.values.length > 12 ? 4 : it.values.length > 5 ? 2 : 1;
@@ -43,7 +44,11 @@ export function item(it, alt, ready) {
   if (Math.max(...it.size) <= 160) image.className = "crisp";
   image.style.setProperty("--shape", `${it.size[1]} / ${it.size[0]}`);
   image.addEventListener("load", ready, { once: true });
-  image.addEventListener("error", () => setTimeout(() => { image.src = `/image/${it.id}?again`; }, 1000));
+  let tries = 1;
+  image.addEventListener("error", () => {
+    if (++tries === 3) failed();
+    setTimeout(() => { image.src = `/image/${it.id}?${tries}`; }, 1000);
+  });
   image.src = `/image/${it.id}`;
   return image;
 }

@@ -7,9 +7,10 @@ that no foreign page uses our cookie; the cookie itself; and the size of its bod
 import asyncio
 import hmac
 import re
-from http.cookies import CookieError, SimpleCookie
+import secrets
 from urllib.parse import parse_qs
 
+from starlette.requests import cookie_parser
 from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -43,8 +44,14 @@ class Guard:
 
     def __init__(self, app: ASGIApp, port: int, token: str) -> None:
         self.app, self.token = app, token
+        self._codes: set[str] = set()
         self.hosts = {f"{name}:{port}" for name in NAMES} | ({*NAMES} if port == 80 else set[str]())
         self.cookie = f"activebdl-{port}"  # browsers keep one jar for all ports of a machine
+
+    def code(self) -> str:
+        """A word that lets somebody in once: whoever lists a machine's processes can read what a browser is to open."""
+        self._codes.add(fresh := secrets.token_urlsafe(32))
+        return fresh
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -75,9 +82,15 @@ class Guard:
         is_page = scope["path"] == "/" and scope["method"] == "GET"
         if not is_page and site not in (None, "same-origin", "none"):
             return error(403, "This may be called from the page itself alone.")
-        if is_page and (given := parse_qs(scope["query_string"].decode("latin-1")).get("token")):
-            return self._welcome(given[0]) if self._is_token(given[0]) else _error_page()
-        if not self._is_token(_cookie(scope, self.cookie)):
+        is_in = self._is_token(_cookie(scope, self.cookie))
+        query = parse_qs(scope["query_string"].decode("latin-1")) if is_page else {}
+        if given := query.get("token"):
+            return self._welcome() if self._is_token(given[0]) else _error_page()
+        if given := query.get("code"):
+            fits = given[0] in self._codes
+            self._codes.discard(given[0])
+            return self._welcome() if fits or is_in else _error_page()
+        if not is_in:
             return _error_page() if is_page else error(403, "Open the address that the run has printed.")
         if scope["method"] == "POST":
             if _only(scope, b"origin") != f"http://{host}":
@@ -91,10 +104,10 @@ class Guard:
     def _is_token(self, given: str | None) -> bool:
         return given is not None and hmac.compare_digest(given.encode(), self.token.encode())
 
-    def _welcome(self, token: str) -> Response:
+    def _welcome(self) -> Response:
         """The token becomes a cookie, and is gone from the address bar."""
         response = RedirectResponse("/", 303)
-        response.set_cookie(self.cookie, token, httponly=True, samesite="strict", path="/")
+        response.set_cookie(self.cookie, self.token, httponly=True, samesite="strict", path="/")
         return response
 
 
@@ -130,11 +143,8 @@ def _only(scope: Scope, name: bytes) -> str | None:
 
 
 def _cookie(scope: Scope, name: str) -> str | None:
-    try:
-        cookies = SimpleCookie(_only(scope, b"cookie") or "")
-    except CookieError:
-        return None
-    return cookies[name].value if name in cookies else None
+    # http.cookies stops at the first cookie that it cannot read, and any server of this machine may have set that.
+    return cookie_parser(_only(scope, b"cookie") or "").get(name)
 
 
 def _fits(length: str | None) -> bool:

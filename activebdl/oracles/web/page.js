@@ -1,14 +1,11 @@
 // One page: it asks every second what there is, shows it, and sends what a person says of it. An answer is done when
 // the server has said so; until then it is sent again, and sending it twice changes nothing.
 
-import { $, belief, curve, item, make, measured, nameOf, percent } from "/draw.js";
+import { $, belief, item, make, nameOf, percent } from "/draw.js";
+import { draw, header, pause } from "/panels.js";
+import { Busy, Refused, call, claim, session } from "/talk.js";
 
 const EVERY = 1000; // milliseconds between two looks
-const PHASES = {
-  fit: "The model is learning", score: "The model looks for what to ask next", race: "The model looks for what to ask next",
-  prefilter: "The model looks for what to ask next", evaluate: "The model is being measured",
-};
-const session = (sessionStorage.session ||= crypto.randomUUID());
 
 let now = null; // what the server told last
 let view = sessionStorage.view === "grid" ? "grid" : "single";
@@ -16,7 +13,10 @@ let chosen = 0; // in the grid
 let model = localStorage.predictions; // "shown" or "hidden"; the run's setting until P is pressed
 let since = null; // when the item appeared; null until it can be seen
 let epoch = 0; // what was asked before something was sent is out of date
-let busy = 0;
+let busy = 0; // things that are on their way to the server
+let unsent = 0; // those of them that are labels
+let broken = false; // the picture does not come
+let spoken = ""; // what was done last, to be told together with what comes next
 let calm; // a timer
 
 const current = () => now?.items.at(view === "grid" ? chosen : 0) ?? null;
@@ -25,24 +25,10 @@ const later = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 // --- talking to the server
 
-class Refused extends Error {}
-
-async function call(verb, body = {}) {
-  const response = await fetch(`/api/${verb}`, {
-    method: "POST",
-    headers: { "Content-Type": "application/json" },
-    body: JSON.stringify({ session, view, ...body }),
-  });
-  if (response.status === 503) throw new TypeError("busy");
-  const told = await response.json().catch(() => ({ error: "The server has failed." }));
-  if (told.error) throw new Refused(told.error);
-  return told;
-}
-
 async function look() {
   const asked = epoch;
   try {
-    const told = await call("state");
+    const told = await call("state", { view });
     if (asked === epoch && !busy) take(told);
     else connected();
   } catch (error) {
@@ -52,30 +38,44 @@ async function look() {
 }
 
 let sending = Promise.resolve();
-function send(verb, body) { // one after the other, in the order in which keys were pressed
+function send(verb, body = {}) { // one after the other, in the order in which keys were pressed
   epoch++;
   busy++;
-  sending = sending.then(async () => {
-    for (;;) {
+  if (verb === "answer") unsent++;
+  sending = sending.catch(() => {}).then(async () => {
+    let told = null;
+    while (told === null) {
       try {
-        const told = await call(verb, body);
-        busy--;
-        if (!busy) take(told);
-        return;
+        told = await call(verb, { view, ...body });
       } catch (error) {
-        trouble(error);
-        if (error instanceof Refused) { busy--; return; }
-        await later(EVERY);
+        if (error instanceof Refused) told = { refused: true, error: error.message };
+        else { trouble(error); await later(EVERY); }
       }
     }
+    busy--;
+    if (verb === "answer") unsent--;
+    if (told.refused && $("last").dataset.item === String(body.id)) last("");
+    if (!busy && !told.error) take(told);
+    else { connected(); acknowledged(body.id, !told.refused); }
+    if (told.error) notice(told.error, "refused");
+    else if (told.notice) notice(told.notice);
   });
   return sending;
 }
 
+function acknowledged(id, kept) { // in the grid, where more was said before the server's word on this item came
+  const it = now?.items.find((other) => other.id === id);
+  if (!it?.pending) return;
+  it.pending--;
+  if (!kept && !it.pending) it.said = null;
+  if (view === "grid") many();
+}
+
 function trouble(error) {
-  const lost = "Connection lost, retrying. Your labels are safe.";
+  const labels = unsent === 1 ? "1 label is not sent yet." : unsent ? `${unsent} labels are not sent yet.` : "Your labels are safe.";
   if (error instanceof Refused) notice(error.message, "error");
-  else if (!["done", "stopped"].includes(now?.doing)) notice(lost, "lost");
+  else if (error instanceof Busy) notice(error.message, "lost");
+  else if (unsent || !["done", "stopped"].includes(now?.doing)) notice(`Connection lost, retrying. ${labels}`, "lost");
 }
 
 function connected() {
@@ -86,8 +86,7 @@ function notice(text, kind = "calm") {
   clearTimeout(calm);
   $("notice").dataset.kind = kind;
   if ($("notice").textContent !== text) $("notice").textContent = text;
-  $("notice").hidden = !text;
-  if (kind === "calm" && text) calm = setTimeout(() => notice(""), 6000);
+  if (text && ["calm", "refused"].includes(kind)) calm = setTimeout(() => notice(""), kind === "calm" ? 6000 : 12000);
 }
 
 // --- showing
@@ -97,42 +96,26 @@ function take(told) {
   now = told;
   model ??= now.settings.predictions;
   connected();
-  if (now.notice) notice(now.notice);
   if (before?.run?.round !== now.run?.round) $("last").textContent = "";
-  if (chosen >= now.items.length) chosen = Math.max(0, now.items.length - 1);
+  const at = now.items.findIndex((it) => it.id === before?.items[chosen]?.id); // where what was chosen is now
+  chosen = at >= 0 ? at : Math.max(0, Math.min(chosen, now.items.length - 1));
   $("main").dataset.doing = now.doing;
   if (view === "grid" && !same(before, now)) firstOpen();
-  header();
+  header(now, view, model);
   items(before);
-  pause();
+  pause(now);
 }
 
-const shape = (state) => JSON.stringify(state?.items.map((it) => [it.id, it.said, it.again]));
+const shape = (state) => JSON.stringify(state?.items.map((it) => [it.id, it.said, it.again, it.pending]));
 const same = (a, b) => a !== null && JSON.stringify(a.items.map((it) => it.id)) === JSON.stringify(b.items.map((it) => it.id));
-
-function header() {
-  const { run, batch, curve: points, measure } = now;
-  $("round").textContent = run ? (run.round < 0 ? "Validation" : `Round ${run.round}`) : "";
-  $("count").textContent = run ? `${batch.answered} of ${batch.size}` : "";
-  $("bar").max = batch.size || 1;
-  $("bar").value = batch.answered;
-  $("labels").textContent = run ? (run.budget ? `${run.labels} of ${run.budget}` : run.labels) : "–";
-  $("measured").hidden = !points.length;
-  if (points.length) {
-    $("measure").textContent = measure === "rmse" ? "RMSE" : "Accuracy";
-    $("value").textContent = measured(measure, points.at(-1)[1]);
-    $("spark").replaceChildren(...(points.length > 1 ? [curve(points, measure, 84, 24, false)] : []));
-  }
-  $("grid").setAttribute("aria-pressed", view === "grid");
-  $("predictions").setAttribute("aria-pressed", model === "shown");
-  $("undo").disabled = !now.undo;
-  document.title = now.doing === "labelling" ? `${batch.answered} of ${batch.size} · activebdl` : `${now.doing} · activebdl`;
-}
 
 function items(before) {
   const has = now.items.length > 0;
-  for (const id of ["stage", "side"]) $(id).hidden = !has;
-  if (!has) { since = null; shown = null; return; }
+  $("main").toggleAttribute("data-empty", !has);
+  $("stage").hidden = !has;
+  $("side").hidden = !has && !now.undo; // the last answer can be taken back for a while
+  for (const id of ["abstain", "skip"]) $(id).disabled = !has;
+  if (!has) { since = null; shown = null; if (spoken) say(spoken); return; }
   if (JSON.stringify(before?.run?.classes) !== JSON.stringify(now.run.classes) || !before?.run) answers();
   if (view === "grid") many(); else single();
   details();
@@ -146,37 +129,43 @@ function single() {
   if (shown === `single ${it.id} ${it.again}`) return;
   shown = `single ${it.id} ${it.again}`;
   since = null;
+  broken = false;
   delete $("stage").dataset.seen;
-  $("single").replaceChildren(item(it, `Item ${it.id}`, seen));
+  $("single").replaceChildren(item(it, `Item ${it.id}`, seen, () => {
+    if (current()?.id !== it.id || view !== "single") return;
+    broken = true;
+    notice(`The picture of item ${it.id} cannot be shown; skip it or abstain.`, "refused");
+  }));
   if (now.run.kind !== "classes") { $("value-of-it").value = ""; $("value-of-it").focus({ preventScroll: true }); }
-  say(`Item ${it.id}${it.again ? ", once more" : ""}. ${now.batch.answered} of ${now.batch.size} are labelled.`);
+  say(`${spoken}Item ${it.id}${it.again ? ", once more" : ""}. ${now.batch.answered} of ${now.batch.size} are labelled.`);
 }
 
 function seen() {
+  broken = false;
   since = performance.now();
   $("stage").dataset.seen = current()?.id ?? ""; // for whoever waits for it
 }
 
-let drawn = new Map(); // thumbnails by id
+let thumbnails = new Map(); // by id
 function many() {
   $("many").hidden = false;
   $("single").hidden = true;
   const key = `grid ${chosen} ${model} ${shape(now)}`;
   if (shown === key) return;
-  if (!shown?.startsWith("grid")) { drawn = new Map(); seen(); }
+  if (!shown?.startsWith("grid")) { thumbnails = new Map(); seen(); }
   shown = key;
-  const old = drawn;
-  drawn = new Map();
+  const old = thumbnails;
+  thumbnails = new Map();
   const thumbs = now.items.map((it, i) => {
     const thumb = old.get(it.id) ?? thumbnail(it);
-    drawn.set(it.id, thumb);
+    thumbnails.set(it.id, thumb);
     const guess = model === "shown" && it.model?.top ? it.model.top[0] : null;
-    const text = it.said ? [make("span", { textContent: nameOf(it.said.label, now.run) }), "✓"]
+    const text = it.said ? [make("span", { textContent: nameOf(it.said.label, now.run) }), it.pending ? "…" : "✓"]
       : guess ? [make("span", { textContent: `${now.run.classes[guess[0]].name} ?` }), percent(guess[1])] : [];
     thumb.lastChild.replaceChildren(...text);
-    thumb.classList.toggle("said", Boolean(it.said));
+    thumb.classList.toggle("said", Boolean(it.said) && !it.pending);
     thumb.setAttribute("aria-selected", i === chosen);
-    thumb.setAttribute("aria-label", `Item ${it.id}` + (it.said ? `, ${nameOf(it.said.label, now.run)}` : ", open"));
+    thumb.setAttribute("aria-label", `Item ${it.id}` + (it.said ? `, ${nameOf(it.said.label, now.run)}` : ", open") + (it.pending ? ", not sent yet" : ""));
     thumb.tabIndex = i === chosen ? 0 : -1;
     return thumb;
   });
@@ -195,7 +184,7 @@ function choose(i) {
   if (i < 0 || i >= now.items.length) return;
   chosen = i;
   many();
-  drawn.get(now.items[i].id).focus();
+  thumbnails.get(now.items[i].id).focus();
   details();
 }
 
@@ -208,7 +197,7 @@ function details() {
   const it = current();
   $("question").textContent = it.again ? "Once more: what is it?" : now.run.kind === "classes" ? "What is it?" : "What is its number?";
   $("model").hidden = model !== "shown" || !it.model;
-  if (it.model) $("belief").replaceChildren(...belief(it.model, now.run));
+  if (it.model) draw("belief", [it.model, now.run.classes], () => belief(it.model, now.run));
   for (const button of $("classes").children)
     button.setAttribute("aria-pressed", it.said !== null && String(it.said.label) === button.value);
 }
@@ -229,64 +218,56 @@ function answers() {
   }));
 }
 
-function pause() {
-  const waits = now.items.length === 0;
-  $("pause").hidden = !waits;
-  if (!waits) return;
-  const { doing, phase, share, run, batch } = now;
-  const told = {
-    waiting: ["The run is getting ready", "The first items will appear here."],
-    working: [PHASES[phase] ?? "The model is learning", "The next batch will appear here by itself."],
-    labelling: ["Nothing left to do here", batch.pages > 1 ? "The last items of this batch are open in other browsers." : "The batch is on its way to the model."],
-    done: ["All done", `${run?.labels ?? 0} labels are in the journal. You may close this page.`],
-    stopped: ["The run has stopped", "Your labels are safe. When it is resumed, this page goes on by itself."],
-  }[doing];
-  for (const [id, text] of [["happens", told[0]], ["explains", told[1]]])
-    if ($(id).textContent !== text) $(id).textContent = text;
-  $("share").hidden = doing !== "working";
-  $("percent").textContent = doing === "working" && share !== null ? percent(share) : "";
-  if (share === null) $("share").removeAttribute("value"); else $("share").value = share;
-  $("share").setAttribute("aria-valuetext", share === null ? "under way" : percent(share));
-  if (now.curve.length > 1)
-    $("curve").replaceChildren(curve(now.curve, now.measure, 420, 150, true), make("figcaption", { textContent: `${now.measure === "rmse" ? "RMSE" : "Accuracy"} on the test set` }));
-  else $("curve").replaceChildren();
+function say(text) {
+  $("live").textContent = text;
+  spoken = "";
 }
 
-function say(text) { $("live").textContent = text; }
+function last(text, id = "") { // what was done, which is spoken in one sentence with what comes next
+  $("last").textContent = text;
+  $("last").dataset.item = id;
+  spoken = text && `${text}. `;
+}
 
 // --- what a person does
 
 function answer(label) {
   const it = current();
-  if (!labelling() || !it || (view === "single" && (busy || since === null))) return;
+  if (!labelling() || !it || (view === "single" && (busy || (since === null && !(broken && label === null))))) return;
   const seconds = since === null ? 0 : (performance.now() - since) / 1000;
   const name = nameOf(label, now.run);
-  $("last").textContent = label === null ? `Item ${it.id}: you abstained` : `Item ${it.id} is ${name}`;
-  say($("last").textContent);
+  last(label === null ? `Item ${it.id}: you abstained` : `Item ${it.id} is ${name}`, it.id);
   if (view === "grid") { // it goes on at once; the server's word follows
+    say(spoken);
     seen();
     it.said = { label };
+    it.pending = (it.pending ?? 0) + 1;
+    $("value-of-it").value = "";
     const next = [...now.items.keys()].map((i) => (chosen + 1 + i) % now.items.length).find((i) => !now.items[i].said);
     choose(next ?? chosen);
-  } else since = null;
+  } else {
+    since = null;
+    broken = false;
+  }
   const body = { id: it.id, label, seconds };
   if (localStorage.name) body.annotator = localStorage.name;
   send("answer", body).then(restore);
+  if ($("notice").dataset.kind === "lost" && $("notice").textContent) trouble(new Error("lost")); // one more
 }
 
 function skip() {
   const it = current();
   if (!labelling() || !it || busy) return;
-  $("last").textContent = `Item ${it.id} comes again later`;
+  last(`Item ${it.id} comes again later`, it.id);
   shown = null;
   send("skip", { id: it.id }).then(restore);
 }
 
 function undo() {
   if (!now?.undo && !busy) return; // what is on its way to the server can be undone after it
-  $("last").textContent = "";
+  last("");
   const was = new Map(now.items.map((it) => [it.id, it]));
-  send("undo").then(() => {
+  send("undo", { nonce: crypto.randomUUID() }).then(() => {
     const back = now.items.findIndex((it) => !it.said && !(was.has(it.id) && !was.get(it.id).said));
     if (view === "grid" && back >= 0) choose(back);
     restore();
@@ -294,7 +275,7 @@ function undo() {
 }
 
 function restore() { // after a refusal the same item is still there to be labelled
-  if (view === "single" && since === null && now?.items.length && !busy && $("single").firstChild?.complete !== false) seen();
+  if (view === "single" && since === null && !broken && now?.items.length && !busy && $("single").firstChild?.complete !== false) seen();
 }
 
 function toggleView() {
@@ -311,7 +292,7 @@ function togglePredictions() {
   model = model === "shown" ? "hidden" : "shown";
   localStorage.predictions = model;
   if (!now) return;
-  header();
+  header(now, view, model);
   if (now.items.length) { if (view === "grid") many(); details(); }
   say(model === "shown" ? "What the model thinks is shown." : "What the model thinks is hidden.");
 }
@@ -334,7 +315,9 @@ $("skip").addEventListener("click", skip);
 $("undo").addEventListener("click", undo);
 $("number").addEventListener("submit", (event) => {
   event.preventDefault();
-  const text = $("value-of-it").value.trim().replace(",", ".");
+  const written = $("value-of-it").value.trim(), text = written.replace(",", ".");
+  if (/,\d{3}(?!\d)/.test(written))
+    return notice(`The comma in ${written} may mean thousands: leave it out, or write a point for the decimals.`);
   if (text === "" || !Number.isFinite(Number(text))) return notice("Type a number, such as 3.5.");
   answer(Number(text));
 });
@@ -358,6 +341,8 @@ document.addEventListener("keydown", (event) => {
   const key = event.key.toLowerCase();
   if (event.key in ARROWS && view === "grid" && labelling() && !typing) choose(chosen + ARROWS[event.key]());
   else if (key === " " && event.target instanceof HTMLButtonElement && event.target.matches(":focus-visible")) return;
+  else if (key === " " && now?.run?.kind === "numbers" && $("value-of-it").value.trim())
+    notice("Enter labels the item with this number; to abstain, empty the field first.");
   else if (key === " ") answer(null);
   else if (key === "s") skip();
   else if (key === "u") undo();
@@ -377,9 +362,10 @@ document.addEventListener("click", (event) => { // so that Space means the item 
   if (event.detail > 0 && event.target instanceof Element) event.target.closest("button")?.blur();
 });
 
+addEventListener("beforeunload", (event) => { if (busy) event.preventDefault(); });
 addEventListener("pagehide", () => {
   navigator.sendBeacon("/api/leave", new Blob([JSON.stringify({ session })], { type: "application/json" }));
 });
 
 if (localStorage.name === undefined) help();
-look();
+claim().then(look);

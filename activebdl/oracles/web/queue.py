@@ -5,21 +5,23 @@ Nothing here knows of HTTP, and the clock can be a test's.
 """
 
 import math
+import re
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import islice
 
-from torch import Tensor
-
-from activebdl.annotations import Annotation
+from activebdl.annotations import Annotation, standing
 from activebdl.errors import UserError
 from activebdl.oracles._contract import Request
+from activebdl.oracles.web.items import Item, items_of
 
-LEASE = 30.0  # seconds; a page tells every second that it is there
+LEASE = 90.0  # seconds; a page tells every second that it is there, or once a minute where nobody looks at it
 GRID = 24  # items that a page in the grid's view holds at once
 SESSIONS = 100
 UNDO = 100  # answers of a session that can be taken back
+NAME = re.compile(r"\w[\w .@+'-]{0,39}")  # of an annotator
 GRACE = 1.5  # seconds in which the last answer of a batch can still be taken back before the batch is the model's
 
 
@@ -34,17 +36,6 @@ class Refused(Exception):
     def __init__(self, status: int, sentence: str) -> None:
         super().__init__(sentence)
         self.status = status
-
-
-@dataclass(frozen=True)
-class Item:
-    """One item as it came in a request: the input ``[...]``, its white, and what the model thinks of it."""
-
-    input: Tensor = field(repr=False)
-    white: float
-    prediction: Tensor | None  # [C] probabilities, or [2] mean and standard deviation
-    uncertainty: float | None  # nats, or the standard deviation
-    score: float | None
 
 
 @dataclass(frozen=True)
@@ -72,6 +63,7 @@ class Session:
     page: list[int] = field(default_factory=list[int])
     again: list[int] = field(default_factory=list[int])
     done: list[int] = field(default_factory=list[int])  # oldest first
+    undone: str = ""  # the last wish to undo that was done
 
 
 class Queue:
@@ -88,7 +80,9 @@ class Queue:
         self._writing = threading.Lock()  # one annotation after the other; held while the journal writes
         self._changed = threading.Condition()  # guards all below; never held while the journal writes
         self.request: Request | None = None
-        self._open: list[int] = []  # in the order in which they are handed out
+        self._batch: frozenset[int] = frozenset()  # ids of the whole request, those answered before a restart too
+        self._before: dict[int, Annotation] = {}  # what counted when it was asked
+        self._open: dict[int, None] = {}  # in the order in which they are handed out
         self._taken = True  # the batch is the model's, or there is none yet
         self._items: dict[int, Item] = {}
         self._said: dict[int, Annotation] = {}  # the last thing said of an item
@@ -103,42 +97,46 @@ class Queue:
     def open(self, request: Request) -> None:
         """Takes a batch in place of the one before."""
         with self._changed:
-            for session in self._sessions.values():
-                # Taken back at the very moment at which the batch was taken: to be asked once more all the same.
-                back = [id for id in session.page if id in self._open and id in self._said and id not in request.ids]
-                session.again += back
-                session.page.clear()
+            self._give_away()
             self.request, self._taken = request, False
-            self._open = list(request.ids)
+            self._batch = frozenset(request.batch or request.ids)
+            self._before = standing(request.history)
+            self._open = dict.fromkeys(request.ids)
+            for session in self._sessions.values():
+                session.again = [id for id in session.again if id not in self._open]
             kept = {id for session in self._sessions.values() for id in session.done + session.again}
             self._items = {id: item for id, item in self._items.items() if id in kept}
-            self._items |= _items(request)
+            self._items |= items_of(request)
             self._paid |= {annotation.id for annotation in request.history if annotation.cost > 0}
             self._changed.notify_all()
 
-    def answers(self) -> list[Annotation]:
-        """What holds by now. When that is all, the batch is the model's, and what is said later is a revision.
+    def settle(self) -> None:
+        """Returns when the journal has all that was said by now; a batch that is answered is the model's then.
 
         After the last answer it waits until the grace is over, or the answer is taken back.
 
         Raises:
             Exception: What the journal raised when an answer could not be written.
         """
-        with self._changed:
-            while not self._open and not self._taken:
+        while True:
+            # An answer that is being written may be the last: without this lock the loop would find it in the journal
+            # and take the batch before anybody had the time to take it back.
+            with self._writing, self._changed:
+                if self._failure is not None:
+                    failure, self._failure = self._failure, None
+                    raise failure
                 left = self._last_answer + self._grace - self._clock()
-                if left <= 0:
-                    self._taken = True
-                    self._drop_pages()
-                elif self._failure is not None:
-                    break
-                else:
-                    self._changed.wait(left)
-            if self._failure is not None:
-                failure, self._failure = self._failure, None
-                raise failure
-            ids = () if self.request is None else self.request.ids
-            return [self._said[id] for id in ids if id not in self._open and id in self._said]
+                if not self._open and left <= 0:
+                    self._give_away()
+                if self._open or self._taken:
+                    return
+            with self._changed:
+                self._changed.wait_for(lambda: self._open or self._failure, left)
+
+    def take(self) -> None:
+        """The batch is the model's, in whatever way its answers came: what is said from now on is a revision."""
+        with self._changed:
+            self._give_away()
 
     # What the pages call.
 
@@ -153,10 +151,9 @@ class Queue:
             mine = [id for id in me.page if id in self._open]
             if not grid:  # those that were taken back here stay here
                 me.page = [id for id in mine if id == mine[0] or id in self._said]
-            elif not mine and self._free(me):
+            elif not mine and self._free(1):
                 me.page = []
-            room = GRID - len(me.page) if grid else 1 - len(me.page)
-            me.page += self._free(me)[: max(room, 0)]
+            me.page += self._free((GRID if grid else 1) - len(me.page))
             batch = [
                 Shown(id, self._items[id], None if id in self._open else self._mine(me, id), False) for id in me.page
             ]
@@ -174,9 +171,11 @@ class Queue:
         with self._writing:
             with self._changed:
                 me, request = self._session(session), self._asked()
-                again = self._taken or id not in request.ids
+                again, label = self._is_over(id), _label(request, label)
+                earlier = None if id in self._said else self._before.get(id)
+                if earlier is not None and (earlier.label, earlier.annotator) == (label, annotator):
+                    return ""  # the run was stopped before it could acknowledge that
                 before = self._may_answer(me, id)
-                label = _label(request, label)
                 if before is not None and before.role == "answer" and before.label == label and id not in me.again:
                     return ""
                 annotator = before.annotator if before is not None and again else annotator
@@ -184,14 +183,15 @@ class Queue:
                 made = Annotation(id, label, annotator, cost, seconds)
             self._write(request, made)
             with self._changed:
+                told = self._what_comes_of_it(id) if again else ""
                 self._keep(me, made)
                 if id in self._open:
-                    self._open.remove(id)
+                    del self._open[id]
                     if id not in me.page:
                         me.page.append(id)
                 self._last_answer = self._clock()
                 self._changed.notify_all()
-        return "The model has learned from this batch already: the new answer counts from the next round on." * again
+        return told
 
     def skip(self, session: str, id: int) -> str:
         """Puts an item at the end of the queue; one that is shown once more keeps the answer it had."""
@@ -203,14 +203,21 @@ class Queue:
                 return "The earlier answer stands."
             if id not in self._open or self._holder(id) not in (None, me):
                 raise Refused(409, "This item is not open here any more.")
-            self._open.remove(id)
-            self._open.append(id)
+            del self._open[id]
+            self._open[id] = None
             if id in me.page:
                 me.page.remove(id)
-            return "" if self._free(me)[:1] != [id] else "This is the only item that is left."
+            return "" if self._free(1) != [id] else "This is the only item that is left."
 
-    def undo(self, session: str) -> str:
+    def undo(self, session: str, nonce: str = "") -> str:
         """Takes this page's last answer back: the item comes to it again.
+
+        Args:
+            session: Which page.
+            nonce: Names this wish, so that one that is sent again, as its acknowledgement was lost, is not done twice.
+
+        Returns:
+            What the person should know; often nothing.
 
         Raises:
             Refused: There is nothing to undo.
@@ -218,16 +225,19 @@ class Queue:
         with self._writing:
             with self._changed:
                 me, request = self._session(session), self._asked()
+                if nonce and nonce == me.undone:
+                    return ""
                 if not me.done:
                     raise Refused(409, "There is nothing to undo.")
                 id = me.done.pop()
                 last = self._said[id]
-                if self._taken or id not in request.ids:
+                if self._is_over(id):
+                    me.undone = nonce
                     me.again.insert(0, id)
-                    return "The model has learned from this batch already: a new answer counts from the next round on."
+                    return self._what_comes_of_it(id)
                 withdrawn = Annotation(id, None, last.annotator, role="withdrawn")
                 self._said[id] = withdrawn
-                self._open.insert(0, id)  # before it is written: nobody else can have it, and the batch stays open
+                self._open = {id: None} | self._open  # before it is written: nobody else can have it
                 if id not in me.page:
                     me.page.insert(0, id)
                 self._changed.notify_all()
@@ -235,10 +245,12 @@ class Queue:
                 self._write(request, withdrawn)
             except Exception:
                 with self._changed:
-                    self._open.remove(id)
+                    self._open.pop(id, None)
                     self._keep(me, last)
                 raise
-        return ""
+            with self._changed:
+                me.undone = nonce
+                return self._what_comes_of_it(id) if self._is_over(id) else ""
 
     def leave(self, session: str) -> None:
         """Lets go of what a page held; what it answered can still be undone when it is back."""
@@ -255,9 +267,8 @@ class Queue:
     def counts(self) -> tuple[int, int, int]:
         """Items of the batch, those answered, and those of them that have a label."""
         with self._changed:
-            ids = () if self.request is None else self.request.ids
-            done = [self._said[id] for id in ids if id not in self._open]
-            return len(ids), len(done), sum(each.label is not None for each in done)
+            done = [id for id in self._batch if id not in self._open]
+            return len(self._batch), len(done), self._labelled()
 
     def is_open(self) -> bool:
         """Whether there is a batch that is not the model's yet."""
@@ -297,9 +308,28 @@ class Queue:
     def _holder(self, id: int) -> Session | None:
         return next((each for each in self._sessions.values() if id in each.page), None)
 
-    def _free(self, me: Session) -> list[int]:
+    def _free(self, most: int) -> list[int]:
+        """The first items that nobody holds."""
         held = {id for each in self._sessions.values() for id in each.page}
-        return [id for id in self._open if id not in held]
+        return list(islice((id for id in self._open if id not in held), max(most, 0)))
+
+    def _labelled(self) -> int:
+        """Items of the batch that have a label."""
+        said = (self._said.get(id) or self._before.get(id) for id in self._batch if id not in self._open)
+        return sum(each is not None and each.label is not None for each in said)
+
+    def _is_over(self, id: int) -> bool:
+        """Whether an item's batch is the model's."""
+        return self._taken or id not in self._batch
+
+    def _what_comes_of_it(self, id: int) -> str:
+        """What a new answer to an item is good for whose batch is the model's."""
+        said, request = self._said[id], self._asked()
+        if said.role == "answer" and said.label is None:
+            return "A new answer is kept, but another item was asked for in its place."
+        if self._taken and 0 < request.budget <= request.n_labels + self._labelled():
+            return "That was the last round: a new answer is kept, but the model learns no more."
+        return "The model has learned from this batch already: a new answer counts from the next round on."
 
     def _mine(self, me: Session, id: int) -> Annotation | None:
         said = self._said.get(id)
@@ -335,24 +365,15 @@ class Queue:
         me.again = [other for other in me.again if other != id]
         me.done = [*(other for other in me.done if other != id), id][-UNDO:]
 
-    def _drop_pages(self) -> None:
+    def _give_away(self) -> None:
+        """The batch is the model's."""
+        self._taken = True
         for session in self._sessions.values():
+            # Taken back at the very moment at which the batch was taken: to be asked once more all the same.
+            session.again += [id for id in session.page if id in self._open and id in self._said]
             session.page.clear()
-
-
-def _items(request: Request) -> dict[int, Item]:
-    unsure = request.uncertainty
-    scores: Iterable[float | None] = request.scores or (None,) * len(request.ids)
-    return {
-        id: Item(
-            request.items[i],
-            request.white,
-            None if request.predictions is None else request.predictions[i],
-            None if unsure is None else float(unsure[i]),
-            score,
-        )
-        for i, (id, score) in enumerate(zip(request.ids, scores, strict=True))
-    }
+        self._open.clear()
+        self._changed.notify_all()
 
 
 def _label(request: Request, given: object) -> int | float | None:

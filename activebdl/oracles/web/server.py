@@ -15,12 +15,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp
 
 from activebdl.errors import UserError
 from activebdl.oracles._images import is_image, png
 from activebdl.oracles.web.guard import Guard, error
-from activebdl.oracles.web.queue import Queue, Refused
+from activebdl.oracles.web.queue import NAME, Queue, Refused
 from activebdl.oracles.web.state import state
 from activebdl.oracles.web.status import Status
 
@@ -30,10 +29,11 @@ FILES = {
     "/page.css": ("page.css", "text/css; charset=utf-8"),
     "/page.js": ("page.js", "text/javascript; charset=utf-8"),
     "/draw.js": ("draw.js", "text/javascript; charset=utf-8"),
+    "/panels.js": ("panels.js", "text/javascript; charset=utf-8"),
+    "/talk.js": ("talk.js", "text/javascript; charset=utf-8"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
 _SESSION = re.compile(r"[A-Za-z0-9-]{8,64}")
-_PERSON = re.compile(r"\w[\w .@+'-]{0,39}")
 
 
 class Page:
@@ -58,7 +58,7 @@ class Page:
             for path, (name, kind) in FILES.items()
         }
 
-    def app(self) -> ASGIApp:
+    def app(self) -> Guard:
         """As uvicorn takes it."""
         verbs = {"state": self._state, "answer": self._answer, "skip": self._skip, "undo": self._undo}
         verbs["leave"] = self._leave
@@ -127,7 +127,10 @@ class Page:
         return self.queue.skip(session, _id(body))
 
     def _undo(self, session: str, body: dict[str, Any]) -> str:
-        return self.queue.undo(session)
+        nonce = body.get("nonce", "")
+        if not isinstance(nonce, str) or len(nonce) > 64:
+            raise Refused(400, "An undo's nonce has at most 64 characters.")
+        return self.queue.undo(session, nonce)
 
     def _leave(self, session: str, body: dict[str, Any]) -> str:
         self.queue.leave(session)
@@ -135,7 +138,7 @@ class Page:
 
     def _annotator(self, body: dict[str, Any]) -> str:
         name = body.get("annotator") or self.settings["annotator"]
-        if not isinstance(name, str) or not _PERSON.fullmatch(name):
+        if not isinstance(name, str) or not NAME.fullmatch(name):
             raise Refused(
                 400, "A name has at most 40 letters, digits, spaces and . @ + ' -, and starts with a letter or digit."
             )

@@ -115,13 +115,18 @@ def remembered(folder: Path | None) -> tuple[str, int | None]:
             kept = cast(dict[str, object], json.loads(file.read_text()))
             token, port = kept["token"], kept["port"]
             private = not file.stat().st_mode & 0o077
-            if private and isinstance(token, str) and re.fullmatch(r"[\w-]{40,}", token) and isinstance(port, int):
-                return token, port
+            is_token = isinstance(token, str) and re.fullmatch(r"[A-Za-z0-9_-]{40,}", token)
+            if private and is_token and type(port) is int and 0 < port < 65536:
+                return cast(str, token), port
     return secrets.token_urlsafe(32), None
 
 
 def remember(folder: Path | None, token: str, port: int) -> None:
-    """Keeps both, for this user alone, so that a page that is open goes on when the run is taken up again."""
+    """Keeps both, for this user alone, so that a page that is open goes on when the run is taken up again.
+
+    Raises:
+        OSError: The folder cannot be written.
+    """
     if folder is None:
         return
     folder.mkdir(parents=True, exist_ok=True)

@@ -6,7 +6,8 @@ from typing import Any
 
 from activebdl.oracles._contract import Request
 from activebdl.oracles._images import is_image
-from activebdl.oracles.web.queue import Item, Queue, Shown
+from activebdl.oracles.web.items import Item
+from activebdl.oracles.web.queue import Queue, Shown
 from activebdl.oracles.web.status import Status
 
 VALUES = 64  # of an item that is no picture

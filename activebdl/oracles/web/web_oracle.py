@@ -1,7 +1,8 @@
 """The oracle of the labelling page: what the loop calls."""
 
 import math
-import re
+import sys
+import threading
 import time
 import webbrowser
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from activebdl.annotations import Annotation, as_float
 from activebdl.errors import UserError
 from activebdl.oracles._contract import Request
 from activebdl.oracles._images import is_image
-from activebdl.oracles.web.queue import Queue
+from activebdl.oracles.web.queue import NAME, Queue
 from activebdl.oracles.web.status import Status
 from activebdl.progress import Advance, say
 
@@ -69,7 +70,7 @@ class WebOracle:
         price = as_float(cost)
         if price is None or not math.isfinite(price) or price < 0:
             raise UserError(f"The cost of an answer is a finite number from 0 on, not {cost!r}.")
-        if not re.fullmatch(r"\w[\w .@+'-]{0,39}", annotator):
+        if not NAME.fullmatch(annotator):
             raise UserError(
                 f"An annotator's name has at most 40 letters, digits, spaces and . @ + ' -, not {annotator!r}."
             )
@@ -95,8 +96,13 @@ class WebOracle:
         return request.key
 
     def poll(self, ticket: str) -> list[Annotation]:
-        """What was answered by now; when that is all, it waits a moment for the last to be taken back."""
-        return self._queue.answers()
+        """Nothing: the journal has every answer before its page hears that it was taken.
+
+        To give it once more could bring back what was undone meanwhile. When all is answered, it waits a moment for the
+        last answer to be taken back.
+        """
+        self._queue.settle()
+        return []
 
     def price(self, ids: Sequence[int]) -> list[float]:
         """What the answers to each item cost at most."""
@@ -104,11 +110,13 @@ class WebOracle:
 
     def told(self, round: "Round") -> None:
         """Shows how good the model has become."""
+        self._queue.take()
         self._status.measured(round.n_labels, round.metrics)
         self._round = (round.n_labels, round.n_labels if round.stopped else self._round[1])
 
     def progress(self, phase: str, total: int) -> AbstractContextManager[Advance]:
         """Shows what the computer is doing; see `activebdl.progress`."""
+        self._queue.take()  # the computer works when it has a batch, however that came
         return self._status.phase(phase, total)
 
     def start(self) -> None:
@@ -122,20 +130,30 @@ class WebOracle:
         listener = listen(self.host, self.port, kept)
         port = int(listener.getsockname()[1])
         self._kept = token, port
-        remember(self.folder, token, port)
+        try:
+            remember(self.folder, token, port)
+        except OSError as error:
+            listener.close()
+            raise UserError(
+                f"The labelling page cannot keep its key in '{self.folder}': {error.strerror or error}."
+            ) from error
         self._page = Page(self._queue, self._status, self._settings, port, token)
-        self._serving = Serving(listener, self._page.app())
-        self.url = f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{port}/?token={token}"
+        guard = self._page.app()
+        self._serving = Serving(listener, guard)
+        address = f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{port}/"
+        self.url = f"{address}?token={token}"
         say(f"label at {self.url}")
-        if self.open_browser:
-            webbrowser.open(self.url)
+        if self.open_browser:  # which some browsers make us wait for until they are closed
+            threading.Thread(target=webbrowser.open, args=(f"{address}?code={guard.code()}",), daemon=True).start()
 
     def close(self) -> None:
         """Tells the pages that are open how the run ended, and stops serving."""
         if self._serving is None or self._page is None:
             return
         labels, budget = self._round
-        self._page.ended = "done" if not self._queue.is_open() and labels >= budget else "stopped"
+        # A run may also come to its end with fewer labels, where a budget in cost is spent: then nothing was raised.
+        ended = not self._queue.is_open() and (labels >= budget or sys.exc_info()[0] is None)
+        self._page.ended = "done" if ended else "stopped"
         end = time.monotonic() + _FAREWELL
         while time.monotonic() < end and len(self._page.last_told) < self._queue.present():
             time.sleep(0.05)

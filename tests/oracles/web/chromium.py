@@ -57,7 +57,8 @@ class Person:
         self.press("Enter")
 
     def _read(self, message: "ConsoleMessage") -> None:
-        if message.type == "error" and "ERR_CONNECTION" not in message.text:  # which a server that is gone brings
+        gone = any(error in message.text for error in ("ERR_CONNECTION", "ERR_EMPTY_RESPONSE"))  # the server is
+        if message.type == "error" and not gone:
             self.complaints.append(message.text)
 
     def _dismiss(self, dialog: "Dialog") -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import queue
 import resource
 import socket
 import threading
@@ -77,6 +78,29 @@ def test_the_token_becomes_a_cookie_that_scripts_and_other_sites_do_not_get(page
     assert (status, headers["location"]) == (303, "/")
     parts = {part.strip().lower() for part in headers["set-cookie"].split(";")[1:]}
     assert {"httponly", "samesite=strict", "path=/"} <= parts and not any(part.startswith("domain") for part in parts)
+
+
+@pytest.mark.parametrize("other", ['a={"x":1}', "a=[1,2]", "a b=c d", "=", "=x", "ü=é", 'q="', "a;b"])
+def test_cookies_of_other_servers_keep_nobody_out(page: Client, other: str) -> None:
+    for cookie in (f"{other}; {page.cookie}", f"{page.cookie}; {other}"):
+        assert post(page, {"Cookie": cookie}) == 200
+
+
+def test_the_address_that_a_browser_is_started_with_lets_in_once(
+    book: Book, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: queue.SimpleQueue[tuple[str, bool]] = queue.SimpleQueue()
+    monkeypatch.setattr("webbrowser.open", lambda url: opened.put((url, threading.current_thread().daemon)))
+    oracle, client = serve(ask(book), open_browser=True)
+    url, in_background = opened.get(timeout=20)
+    assert in_background and client.token not in url and url.startswith(oracle.url.partition("?")[0])
+    path, mine, client.cookie = "/" + url.rpartition("/")[2], client.cookie, ""
+    status, headers, _ = client.raw("GET", path)
+    assert (status, headers["location"]) == (303, "/") and headers["set-cookie"].partition(";")[0] == mine
+    status, headers, _ = client.raw("GET", path)
+    assert status == 403 and "set-cookie" not in headers
+    assert client.raw("GET", path, headers={"Cookie": mine})[0] == 303  # who is in already may load it again
+    assert client.raw("GET", "/?code=")[0] == client.raw("GET", "/?code=x")[0] == 403
 
 
 @pytest.mark.parametrize(
@@ -253,8 +277,9 @@ def test_it_listens_on_loopback_alone(page: Client) -> None:
     assert listening == ["0100007F"]
 
 
-def test_a_thousand_requests_at_once_harm_nothing(page: Client, book: Book) -> None:
+def test_a_thousand_requests_at_once_harm_nothing(page: Client, book: Book, monkeypatch: pytest.MonkeyPatch) -> None:
     """All connections are open before the first is answered; what is given before and after is all there."""
+    monkeypatch.setattr("activebdl.oracles.web.serving._SILENCE", 120.0)  # they say nothing while others connect
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = 2600
     if soft < wanted:
