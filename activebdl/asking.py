@@ -4,11 +4,12 @@ An oracle may be slow, answer in parts, abstain, revise what it said, raise, han
 it has answered is kept, and is not asked for again.
 """
 
+import contextlib
 import math
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -100,9 +101,17 @@ class Asking:
         if listen is not None:
             self._call("told", listen, round)
 
-    def close(self) -> None:
-        """Tells the oracle that the run ends here."""
+    @contextlib.contextmanager
+    def to_the_end(self) -> Generator[None]:
+        """Tells the oracle when the run ends, in whatever way; what ended it is not hidden by a fault of the oracle."""
         close = getattr(self.oracle, "close", None)
+        try:
+            yield
+        except BaseException:
+            if close is not None:
+                with contextlib.suppress(UserError):
+                    self._call("close", close)
+            raise
         if close is not None:
             self._call("close", close)
 

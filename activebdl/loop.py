@@ -145,15 +145,13 @@ class ActiveLearning:
         belief = Belief(self.learner, VALIDATION, pool)
         rounds: list[Round] = []
         seconds = {"select": 0.0, "ask": 0.0}
-        try:
+        with self.asking.to_the_end():
             self._collect(journal, belief, VALIDATION, self.validation, seconds)  # its time is the first round's
             for round, n_labels in enumerate(self.counts):
                 new = self._collect(journal, belief, round, n_labels, seconds)
                 if not new:  # the last of the budget in cost went for abstentions
                     journal.note("ended", self.asking.why_no_more(journal, pool))
                     break
-                if journal.about("ended") is not None:  # but it goes on with a larger one
-                    journal.note("ended", None)
                 belief = Belief(self.learner, round, pool)
                 rounds.append(self._record(journal, rounds, belief, new, seconds))
                 self.asking.tell(rounds[-1])
@@ -161,8 +159,6 @@ class ActiveLearning:
                 if rounds[-1].stopped is not None:
                     break
                 seconds = dict.fromkeys(seconds, 0.0)
-        finally:
-            self.asking.close()
 
     def _collect(
         self, journal: Journal, belief: Belief, round: int, n_labels: int, seconds: dict[str, float]
@@ -263,6 +259,8 @@ class ActiveLearning:
             results["seconds"] = seconds | results["seconds"]
             results["cost"] = journal.cost(belief.round)
             results["samples"] = journal.samples(belief.round)
+            if journal.about("ended") is not None:  # with a smaller budget in cost than today's
+                journal.note("ended", None)
             if self.stop is not None:
                 now = Round.of(belief.round, new, RoundRecord(belief.n_labels, results, 0))
                 results["stopped"] = why(self.stop, [*rounds, now])

@@ -319,6 +319,9 @@ def test_an_oracle_whose_close_fails_hides_nothing(dataset: ActiveDataset, netwo
 
     with pytest.raises(UserError, match="The oracle's close failed: RuntimeError: no way out"):
         list(cycle(dataset, network, oracle=Stuck(truth_of(dataset))))
+    wrong = {"round-1-attempt-0": lambda request: [Annotation(request.ids[0], 9)]}
+    with pytest.raises(UserError, match="label 9; labels run from 0 to 2"):
+        list(cycle(dataset, network, oracle=Stuck(truth_of(dataset), wrong)))
 
 
 def test_a_budget_in_cost_needs_prices(dataset: ActiveDataset, network: Network) -> None:

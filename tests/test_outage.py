@@ -125,7 +125,9 @@ class Store:
 
     def do_list_artifacts(self, run_id: str, folder: str | None) -> list[Any]:
         names = self.run(run_id).files
-        return [SimpleNamespace(path=name) for name in names if ("asked" if "/" in name else None) == folder]
+        return [
+            SimpleNamespace(path=name, file_size=1) for name in names if ("asked" if "/" in name else None) == folder
+        ]
 
     def do_log_text(self, run_id: str, text: str, name: str) -> None:
         self.run(run_id).files[name] = text.encode()
