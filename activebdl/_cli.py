@@ -53,20 +53,19 @@ def resumable(folder: Path, runs: Path) -> Generator[None]:
         yield
     except KeyboardInterrupt:
         name = folder.relative_to(runs) if folder.is_relative_to(runs) else folder
-        typer.echo(f"\nStopped. Nothing is lost; go on with: activebdl resume {name}{where(runs)}", err=True)
+        from activebdl.run_folders import runs_option
+
+        typer.echo(f"\nStopped. Nothing is lost; go on with: activebdl resume {name}{runs_option(runs)}", err=True)
         raise typer.Exit(130) from None
-
-
-def where(runs: Path) -> str:
-    """The option that a command needs to find a run again."""
-    return "" if runs == Path("runs") else f" --runs {runs}"
 
 
 def close(table: str, folder: Path, runs: Path, mlflow: bool, plot: Path | None = None) -> None:
     """The table, and where to look."""
+    from activebdl.run_folders import runs_option
+
     typer.echo(f"\n{table}\n")
     if plot is not None:
         typer.echo(f"plot      {plot}")
     typer.echo(f"kept in   {folder}")
     if mlflow:
-        typer.echo(f"MLflow    activebdl ui{where(runs)}")
+        typer.echo(f"MLflow    activebdl ui{runs_option(runs)}")

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -97,23 +97,18 @@ class Asking:
 
     def tell(self, round: Round) -> None:
         """Tells the oracle of a round, when it wants to know."""
-        listen = getattr(self.oracle, "told", None)
-        if listen is not None:
-            self._call("told", listen, round)
+        self._call_if_there("told", round)
 
     @contextlib.contextmanager
     def to_the_end(self) -> Generator[None]:
         """Tells the oracle when the run ends, in whatever way; what ended it is not hidden by a fault of the oracle."""
-        close = getattr(self.oracle, "close", None)
         try:
             yield
         except BaseException:
-            if close is not None:
-                with contextlib.suppress(UserError):
-                    self._call("close", close)
+            with contextlib.suppress(UserError):
+                self._call_if_there("close")
             raise
-        if close is not None:
-            self._call("close", close)
+        self._call_if_there("close")
 
     def ask(self, journal: Journal, pool: Pool, round: int, attempt: int, asked: Asked) -> dict[int, Annotation]:
         """Waits until every item of the request has an answer, and tells the pool what is new.
@@ -224,7 +219,7 @@ class Asking:
 
     def _prices(self, ids: Tensor) -> Tensor:
         """The most that the answers to each item may cost, ``[n]``, float64."""
-        given: Sequence[float] = self._call("price", getattr(self.oracle, "price"), ids.tolist())  # noqa: B009
+        given: Sequence[float] = self._call("price", cast(Any, self.oracle).price, ids.tolist())
         try:
             prices = torch.as_tensor(given, dtype=torch.float64)
         except (TypeError, ValueError, RuntimeError):
@@ -232,6 +227,12 @@ class Asking:
         if prices.shape != ids.shape or not bool(((prices >= 0) & prices.isfinite()).all()):
             raise UserError("The oracle's price(ids) must give one number for each id, 0 or more.")
         return prices
+
+    def _call_if_there(self, verb: str, *arguments: object) -> None:
+        """Calls what an oracle may have and need not."""
+        function = getattr(self.oracle, verb, None)
+        if function is not None:
+            self._call(verb, function, *arguments)
 
     def _call(self, verb: str, function: Callable[..., Any], *arguments: object) -> Any:
         """Calls the oracle, no longer than the time limit; what its own code raises is told in one sentence."""

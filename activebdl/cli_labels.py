@@ -80,8 +80,7 @@ def ingest(
         found = read_answers(file, target, asked, cost, paid)
         before = journal.lines()
         journal.write_annotations(found.annotations)
-        new, waiting = journal.lines() - before, journal.open_request()
-        missing = [] if waiting is None else journal.missing(*waiting)
+        new, missing = journal.lines() - before, journal.waits_for()
     typer.echo(f"{new} new answers taken, {len(found.annotations) - new} were known")
     if found.mistakes:
         told = "\n".join(f"  {mistake}" for mistake in found.mistakes[:20])
@@ -110,16 +109,14 @@ def labels(
     """Shows a run's labels, writes them to a file, or corrects some; at any time, also while the run goes on."""
     from activebdl import labels as book
     from activebdl.files import write_safely
-    from activebdl.run_folders import JOURNAL, begun, list_runs
+    from activebdl.run_folders import journal_of, list_runs
 
     folder = folder_of(run, runs)
-    path = folder / JOURNAL
-    if not path.is_file():
-        raise UserError(f"There is no run in '{folder}': it has no {JOURNAL}.")
+    path = journal_of(folder)
     if fix:
         for line in book.fix(path, fix, annotator):
             typer.echo(line)
-        finished = begun(folder) is not None and any(info.finished for info in list_runs(folder))
+        finished = any(info.finished for info in list_runs(folder))
         use = "; the run is finished, and uses it no more" if finished else ", and used from the next labels on"
         typer.echo(f"kept{use}")
     lines, missing, trouble = book.all_lines(path)

@@ -201,10 +201,10 @@ class Journal:
         withdrawn = {said.id: said for said in history if said.role == "withdrawn"}
         return withdrawn | standing(history)
 
-    def open_request(self) -> tuple[int, int] | None:
-        """Round and attempt of the request whose answers the run waits for; None when it waits for none."""
+    def waits_for(self) -> list[int]:
+        """Ids of the items whose answers the run waits for, in the order of choice."""
         rows = self._rows("SELECT round, attempt FROM requests WHERE taken_ms IS NULL")
-        return rows[0] if rows else None
+        return self.missing(*rows[0]) if rows else []
 
     def history(self) -> list[Annotation]:
         """All that was said, in the order in which it came."""

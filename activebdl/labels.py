@@ -259,7 +259,6 @@ def all_lines(path: Path) -> tuple[list[Line], list[int], str | None]:
     missing: list[int] = []
     bring_up_to_date(path)
     with contextlib.suppress(UserError), Journal(path, beside=True) as journal:  # or it can only be read
-        waiting = journal.open_request()
-        missing = [] if waiting is None else journal.missing(*waiting)
+        missing = journal.waits_for()
     lines, trouble = read_history(path)
     return lines, missing, trouble

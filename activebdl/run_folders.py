@@ -18,6 +18,7 @@ from activebdl.journal_reading import RoundRecord, read_about, read_rounds
 from activebdl.spec import RunSpec, validate
 
 JOURNAL = "journal.sqlite"
+SPEC_FILE = "spec.yaml"
 COMMON = "comparison.yaml"
 
 
@@ -42,16 +43,25 @@ def begun(folder: Path) -> RunSpec | None:
     return None if known is None else validate(known, f"the spec of '{folder.name}'")
 
 
+def journal_of(folder: Path) -> Path:
+    """The journal of the run in a folder.
+
+    Raises:
+        UserError: There is no run.
+    """
+    if not (folder / JOURNAL).is_file():
+        raise UserError(f"There is no run in '{folder}': it has no {JOURNAL}.")
+    return folder / JOURNAL
+
+
 def spec_of(folder: Path) -> RunSpec:
     """The spec of a run.
 
     Raises:
         UserError: There is no run, or it stopped before its spec was written.
     """
-    if not (folder / JOURNAL).is_file():
-        raise UserError(f"There is no run in '{folder}': it has no {JOURNAL}.")
-    spec = begun(folder)
-    if spec is None and "identity" in read_about(folder / JOURNAL):
+    journal, spec = journal_of(folder), begun(folder)
+    if spec is None and "identity" in read_about(journal):
         raise UserError(f"The run in '{folder}' was begun by a program; that program goes on with it.")
     if spec is None:
         raise UserError(f"The run in '{folder}' stopped before it began; delete the folder and start it again.")
@@ -111,6 +121,11 @@ def read_comparison(folder: Path) -> RunSpec | None:
 def list_comparisons(runs: Path) -> list[str]:
     """The names of all comparisons in a folder."""
     return sorted(str(common.parent.relative_to(runs)) for common in runs.rglob(COMMON))
+
+
+def runs_option(runs: Path) -> str:
+    """What a command needs beside a run's name to find it in that folder of all runs."""
+    return "" if runs == Path("runs") else f" --runs {runs}"
 
 
 def short(name: str) -> str:

@@ -25,10 +25,8 @@ from activebdl.loop import ActiveLearning
 from activebdl.progress import bars, rounds_bar, say
 from activebdl.report import Curve
 from activebdl.rounds import Round
-from activebdl.run_folders import JOURNAL, short, spec_of
+from activebdl.run_folders import JOURNAL, SPEC_FILE, short, spec_of
 from activebdl.spec import Named, RunSpec, spec_text
-
-SPEC_FILE = "spec.yaml"
 
 TrackRound = Callable[[ActiveDataset, Round], object]
 """Told each round, those before a resume too."""

@@ -29,6 +29,7 @@ from activebdl.mlflow_ui import NUMBERS, VIEW_TAG, charts_url, serve, share_view
 from activebdl.outbox import Outbox, reason
 from activebdl.progress import say
 from activebdl.rounds import Round
+from activebdl.run_folders import SPEC_FILE, runs_option
 from activebdl.runs import Tracking, TrackRound
 from activebdl.spec import RunSpec, spec_text
 from activebdl.tracked import EACH_ROUND, flat, machine, metrics_of, pictures_of
@@ -59,7 +60,7 @@ class MlflowTracking:
     ) -> None:
         self.client, self.experiment_id, self.parent = client, experiment_id, parent
         self.outbox = outbox or Outbox()
-        self._where = "" if runs == Path("runs") else f" --runs {runs}"
+        self._where = runs_option(runs)
 
     @staticmethod
     def prepare(runs: Path, experiment: str) -> "MlflowTracking":
@@ -275,9 +276,9 @@ class _Run:
             folders = [self.client.list_artifacts(self.run_id, folder) for folder in (None, "asked")]
             # A process that is killed while it sends a file may leave an empty one.
             self._files = {entry.path for folder in folders for entry in folder if entry.file_size != 0}
-        if "spec.yaml" not in self._files:
-            self.client.log_text(self.run_id, spec_text(spec), "spec.yaml")
-            self._files.add("spec.yaml")
+        if SPEC_FILE not in self._files:
+            self.client.log_text(self.run_id, spec_text(spec), SPEC_FILE)
+            self._files.add(SPEC_FILE)
         last = spec.label_counts()[-1]
         while self._undrawn:
             dataset, round = self._undrawn[0]

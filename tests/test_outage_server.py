@@ -10,7 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -72,15 +72,18 @@ class Server:
             self.process.wait()
             self.process = None
 
+    def rows(self, sql: str) -> list[Any]:
+        """What its database says."""
+        with closing(sqlite3.connect(self.folder / "store.db")) as db:
+            return db.execute(sql).fetchall()
+
     def points(self) -> Points:
         """Of each run and metric, as they lie in the database; of times, the steps alone."""
         found: Points = {}
-        with sqlite3.connect(self.folder / "store.db") as db:
-            rows = db.execute(
-                "SELECT name, key, step, value FROM metrics JOIN runs USING (run_uuid) "
-                "WHERE lifecycle_stage = 'active' ORDER BY name, key, step, value"
-            ).fetchall()
-        db.close()
+        rows = self.rows(
+            "SELECT name, key, step, value FROM metrics JOIN runs USING (run_uuid) "
+            "WHERE lifecycle_stage = 'active' ORDER BY name, key, step, value"
+        )
         for name, key, step, value in rows:
             found.setdefault((name, key), []).append((step, 0.0 if key.startswith("time/") else value))
         return found
@@ -235,10 +238,8 @@ def test_a_comparison_makes_up_in_its_second_run_what_the_first_could_not_tell(s
     assert server.points() == twice
     assert server.files() == sorted(files * 2)
     assert {status for _, status in server.runs()} == {"FINISHED"} and len(server.runs()) == 6
-    with sqlite3.connect(server.folder / "store.db") as db:
-        parents = db.execute(
-            "SELECT parent.name, count(*) FROM tags JOIN runs parent ON parent.run_uuid = tags.value "
-            "WHERE tags.key = 'mlflow.parentRunId' GROUP BY parent.name ORDER BY 1"
-        ).fetchall()
-    db.close()
+    parents = server.rows(
+        "SELECT parent.name, count(*) FROM tags JOIN runs parent ON parent.run_uuid = tags.value "
+        "WHERE tags.key = 'mlflow.parentRunId' GROUP BY parent.name ORDER BY 1"
+    )
     assert parents == [("both", 2), ("quiet", 2)]
