@@ -5,8 +5,10 @@ import io
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from activebdl.files import write_safely
 from activebdl.metrics import area_under_curve, labels_to_accuracy
 from activebdl.pictures import new_figure, png
 
@@ -133,6 +135,13 @@ def plot(curves: Sequence[Curve], title: str) -> bytes:
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="lower right" if of_classes else "upper right", frameon=False)
     return png(figure)
+
+
+def write_report(curves: Sequence[Curve], folder: Path) -> None:
+    """Writes the plot, the numbers and the table of a comparison."""
+    write_safely(folder / "curves.png", plot(curves, folder.name))
+    write_safely(folder / "curves.csv", to_csv(curves))
+    write_safely(folder / "table.txt", table(curves) + "\n")
 
 
 def _percent_axis(axes: Any, curves: Sequence[Curve]) -> None:

@@ -18,7 +18,7 @@ from activebdl.build import build, make_dataset, resolved
 from activebdl.errors import UserError
 from activebdl.files import write_safely
 from activebdl.progress import say
-from activebdl.report import Curve, plot, table, to_csv
+from activebdl.report import Curve, write_report
 from activebdl.run_folders import COMMON, begun, folder_for, read_comparison, run_name
 from activebdl.runs import NO_TRACKING, Tracking, resume, start
 from activebdl.spec import Comparison, RunSpec
@@ -65,13 +65,6 @@ def compare(spec: RunSpec, folder: Path, *, tracking: Tracking = NO_TRACKING) ->
             curves.append(go(place, tracking=tracking, dataset=dataset))
             write_report(curves, folder)
     return curves
-
-
-def write_report(curves: list[Curve], folder: Path) -> None:
-    """Writes the plot, the numbers and the table of a comparison."""
-    write_safely(folder / "curves.png", plot(curves, folder.name))
-    write_safely(folder / "curves.csv", to_csv(curves))
-    write_safely(folder / "table.txt", table(curves) + "\n")
 
 
 def _common(spec: RunSpec) -> dict[str, Any]:
