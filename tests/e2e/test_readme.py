@@ -36,7 +36,9 @@ def test_the_ten_lines_run_and_learn(capsys: pytest.CaptureFixture[str]) -> None
     assert float(told[-1][1]) > 0.85
 
 
-def test_the_posteriors_page_runs_laplace_around_a_network_and_numbers_learn(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_posteriors_page_puts_laplace_around_a_network_and_learns_numbers(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     names: dict[str, object] = {}
     laplace, numbers = code(POSTERIORS)
     exec(compile(laplace, str(POSTERIORS), "exec"), names)
