@@ -26,9 +26,10 @@ from activebdl.spec import Comparison, RunSpec
 from activebdl.sweep._child import InThisProcess
 from activebdl.sweep._children import Executor, Task
 from activebdl.sweep._driver import FAILED, Driver
+from activebdl.sweep._processes import Processes
 from activebdl.sweep._time_left import TimeLeft
 
-__all__ = ["FAILED", "Unfinished", "compare", "comparison_folder"]
+__all__ = ["FAILED", "Unfinished", "compare", "comparison_folder", "executor_for"]
 
 
 class Unfinished(Exception):
@@ -37,11 +38,14 @@ class Unfinished(Exception):
     Args:
         failed: Why, in one sentence, by the name of the run.
         curves: Of those that are finished.
+        runs: How many there are in all.
     """
 
-    def __init__(self, failed: dict[str, str], curves: list[Curve]) -> None:
+    def __init__(self, failed: dict[str, str], curves: list[Curve], runs: int) -> None:
         self.failed, self.curves = failed, curves
-        super().__init__("\n".join(f"{name}: {reason}" for name, reason in failed.items()))
+        others = "the others are finished" if len(failed) + len(curves) == runs else f"{len(curves)} are finished"
+        told = [f"  {name}: {reason}" for name, reason in failed.items()]
+        super().__init__("\n".join([f"{len(failed)} of {runs} runs failed, {others}:", *told]))
 
 
 def comparison_folder(spec: RunSpec, runs: Path, name: str | None = None) -> Path:
@@ -53,6 +57,15 @@ def comparison_folder(spec: RunSpec, runs: Path, name: str | None = None) -> Pat
         name: Its name; the experiment's when not given.
     """
     return folder_for(runs, name or spec.experiment, lambda folder: _holds(folder, spec))
+
+
+def executor_for(jobs: int) -> Executor | None:
+    """What runs so many children at a time on this machine; None for one at a time, in this process.
+
+    Raises:
+        UserError: There is no such number of them.
+    """
+    return None if jobs == 1 else Processes(jobs)
 
 
 def compare(
@@ -71,6 +84,11 @@ def compare(
         Unfinished: Some failed, after all others have ended.
         Waiting: Some wait for labels, after all others have ended.
     """
+    if executor is not None and not executor.speaks and spec.oracle.name == "web":
+        raise UserError(
+            "The labelling page serves one run at a time; compare with --jobs 1, or with --oracle files, where people "
+            "answer all runs at once."
+        )
     dataset = make_dataset(spec.dataset)
     children = _children(spec)
     for child in children:
@@ -90,7 +108,9 @@ def _hear(tasks: list[Task], driver: Driver, executor: Executor) -> list[Curve]:
     with driver:
         executor.run(tasks, driver.take)
     if driver.failed:
-        raise Unfinished({tasks[i].folder.name: reason for i, reason in driver.failed.items()}, driver.curves)
+        raise Unfinished(
+            {tasks[i].folder.name: reason for i, reason in sorted(driver.failed.items())}, driver.curves, len(tasks)
+        )
     if driver.waits:
         raise Waiting("\n".join(dict.fromkeys(driver.waits.values())))
     return driver.curves

@@ -42,7 +42,7 @@ class Processes:
 
     def __init__(self, jobs: int) -> None:
         if jobs < 1:
-            raise UserError(f"There must be at least 1 job, not {jobs}.")
+            raise UserError(f"--jobs takes how many runs go on at a time, 1 or more, not {jobs}.")
         self.width = jobs
 
     def run(self, tasks: Sequence[Task], tell: Tell) -> None:
