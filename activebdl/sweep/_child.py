@@ -42,7 +42,7 @@ def _end_of(task: Task, tell: Callable[[Event], object], dataset: Callable[[], A
     except Waiting as waiting:
         return Waits(str(waiting))
     except UserError as error:
-        return Failed(str(error))
+        return Failed(str(error), traceback.format_exc() if error.__cause__ is not None else None)
     except Exception as error:
         return Failed(words(error), traceback.format_exc())
 

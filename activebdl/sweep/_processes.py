@@ -164,8 +164,12 @@ def cores() -> int:
 def _work(connection: Connection) -> None:
     """The life of a worker."""
     threading.Thread(target=_end_with_the_driver, daemon=True).start()
+    from tqdm import tqdm
+
     from activebdl.build import make_dataset
     from activebdl.sweep._child import run_child
+
+    tqdm.set_lock(threading.RLock())  # its own is a semaphore of the system, which a process that is killed leaves there
 
     known: dict[str, ActiveDataset] = {}
 
