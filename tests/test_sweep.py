@@ -77,7 +77,7 @@ class Heard:
             yield self
 
     @contextlib.contextmanager
-    def run(self, spec: RunSpec, name: str, uid: str) -> Generator[TrackRound]:
+    def run(self, spec: RunSpec, name: str, uid: str, model: Path | None = None) -> Generator[TrackRound]:
         self.rounds[name] = []
 
         def track(dataset: ActiveDataset, round: Round) -> None:

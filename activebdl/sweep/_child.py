@@ -54,7 +54,7 @@ class _Telling:
         self._tell, self._done = tell, done
 
     @contextlib.contextmanager
-    def run(self, spec: RunSpec, name: str, uid: str) -> Generator[TrackRound]:
+    def run(self, spec: RunSpec, name: str, uid: str, model: Path | None = None) -> Generator[TrackRound]:
         self._tell(Begun(uid, self._done))
         yield lambda dataset, round: self._tell(Told(round))
 

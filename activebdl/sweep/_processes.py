@@ -2,6 +2,9 @@
 
 The processes are spawned, not forked: torch's threads do not survive a fork. Each takes one child after the other, so
 that torch and the data set are loaded once. It ends when its driver does, whatever ended that.
+
+Sums on a CPU may differ in their last bits with the number of threads, and selections with them: to have the same runs
+with any number of jobs, set OMP_NUM_THREADS, which is obeyed. A GPU is shared by all.
 """
 
 import contextlib
@@ -169,7 +172,7 @@ def _work(connection: Connection) -> None:
     from activebdl.build import make_dataset
     from activebdl.sweep._child import run_child
 
-    tqdm.set_lock(threading.RLock())  # its own is a semaphore of the system, which a process that is killed leaves there
+    tqdm.set_lock(threading.RLock())  # its own is a semaphore, which a killed process leaves behind
 
     known: dict[str, ActiveDataset] = {}
 
