@@ -13,6 +13,7 @@ except ImportError as error:
 
 from activebdl._cli import Mlflow, Runs, close, resumable, tracking_for
 from activebdl.cli_labels import ingest, label, labels, resume
+from activebdl.cli_report import report
 from activebdl.errors import UserError, Waiting
 
 DEFAULT_PRESET = "mnist-1000"
@@ -123,7 +124,7 @@ def compare(
     close(table(curves), folder, runs, mlflow, plot=folder / "curves.png")
 
 
-for command in (resume, label, ingest, labels):
+for command in (resume, label, ingest, labels, report):
     app.command()(command)
 
 
