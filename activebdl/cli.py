@@ -1,4 +1,4 @@
-"""The command line: ``activebdl run``, ``compare``, ``list``, ``data``, ``uncertainty``, ``ui``, and `cli_labels`."""
+"""The command line: ``run``, ``compare``, ``list``, ``data``, ``uncertainty``, ``ui``, `cli_labels`, `cli_report`."""
 
 import sys
 from enum import StrEnum
@@ -106,7 +106,7 @@ def compare(
 ) -> None:
     """Runs several strategies and seeds side by side; the same command again goes on where it stopped."""
     from activebdl import sweep
-    from activebdl.report import table
+    from activebdl.report import conclude
     from activebdl.spec import named_strategy, read_spec, validate
 
     changes = _changes(source, data, network, posterior, oracle, budget, query_size, initial, draws, device, set)
@@ -121,7 +121,7 @@ def compare(
     folder = sweep.comparison_folder(spec, runs, name)
     with resumable(folder, runs):
         curves = sweep.compare(spec, folder, tracking=tracking)
-    close(table(curves), folder, runs, mlflow, plot=folder / "curves.png")
+    close(conclude(curves, folder), folder, runs, mlflow, plot=folder / "curves.png")
 
 
 for command in (resume, label, ingest, labels, report):

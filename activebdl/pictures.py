@@ -113,9 +113,9 @@ def png(figure: Any) -> bytes:
 
 def svg(figure: Any) -> bytes:
     """The figure as the bytes of an SVG file, the same for the same figure."""
-    import matplotlib
+    import matplotlib as mpl
 
     buffer = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "activebdl"}):
+    with mpl.rc_context({"svg.hashsalt": "activebdl"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()

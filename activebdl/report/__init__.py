@@ -16,7 +16,7 @@ from activebdl.report.plots import plot
 from activebdl.report.reading import Study, curve_of, find_studies, studies_in
 from activebdl.report.table import table
 from activebdl.report.verdicts import Statistics, Test, Verdict, compare_arms
-from activebdl.report.writing import write, write_report, write_studies
+from activebdl.report.writing import conclude, write, write_report, write_studies
 
 __all__ = [
     "Arm",
@@ -29,6 +29,7 @@ __all__ = [
     "Verdict",
     "by_label",
     "compare_arms",
+    "conclude",
     "curve_of",
     "find_studies",
     "plot",

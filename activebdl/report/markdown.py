@@ -9,13 +9,14 @@ from activebdl.report.reading import Study
 from activebdl.report.verdicts import Statistics, Verdict, told_difference, told_p
 
 _HOW = """\
-- At each count: the mean over the seeds, with a 95 % interval: from four seeds on by the studentised bootstrap, below by
-  Student's t.
+- At each count: the mean over the seeds, with a 95 % interval, from four seeds on by the studentised bootstrap, below
+  by Student's t.
 - Area: the mean height of the learning curve from the first to the last count. It is what the verdicts go by.
 - Labels to an accuracy: the median of the seeds, and the fewest and the most; "never" is the most of all.
-- p: Wilcoxon's signed-rank test, two-sided, of the differences seed by seed, after Holm's correction over all arms that are
-  compared with the same baseline. Effect: the matched-pairs rank-biserial correlation, 1 when every seed is in favour.
-- Seeds needed: for four chances in five to see a difference as large as this one, at 5 %. Of few seeds it is a rough figure.
+- p: Wilcoxon's signed-rank test, two-sided, of the differences seed by seed, after Holm's correction over all arms
+  that answer the same question. Effect: the matched-pairs rank-biserial correlation, 1 when every seed is in favour.
+- Seeds needed: for four chances in five to see a difference as large as this one, at 5 %. Of few seeds it is a rough
+  figure.
 """
 
 

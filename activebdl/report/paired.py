@@ -62,10 +62,11 @@ def fewest_seeds(comparisons: int = 1) -> int:
 def seeds_needed(differences: Sequence[float], comparisons: int = 1) -> int | None:
     """Pairs for a power of .8, if the differences are as large, and scatter as much, as these.
 
-    n = pi / 3 * ((z_{1 - alpha / 2} + z_{.8}) / d)^2 + z_{1 - alpha / 2}^2 / 2, where d is their mean over their standard
-    deviation, alpha = .05 / comparisons (Holm's first and hardest step), pi / 3 what ranks cost against means when the
-    noise is normal, and the last term what it costs not to know the deviation (Guenther 1981). It is a rough figure: d of
-    a few seeds is itself uncertain.
+        n = pi / 3 * ((z_{1 - alpha / 2} + z_{.8}) / d)^2 + z_{1 - alpha / 2}^2 / 2
+
+    where d is their mean over their standard deviation, alpha = .05 / comparisons (Holm's first and hardest step),
+    pi / 3 what ranks cost against means when the noise is normal, and the last term what it costs not to know the
+    deviation (Guenther 1981). It is a rough figure: d of a few seeds is itself uncertain.
 
     Returns:
         At least `fewest_seeds`; None for more than `MOST_SEEDS`, or where one pair or no difference says nothing.

@@ -1,4 +1,4 @@
-"""Pictures of a comparison: learning curves, who wins, what was asked, calibration, time. All are matplotlib figures."""
+"""Pictures of a comparison, as matplotlib figures: learning curves, who wins, what was asked, calibration, time."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from activebdl.pictures import new_figure, png
-from activebdl.report.arms import Estimate, band
+from activebdl.report.arms import band
 from activebdl.report.curves import Curve, by_label, common_counts, ends_differ
 from activebdl.report.published import Published
 
@@ -17,6 +17,8 @@ PHASES = ("fit", "select", "ask", "evaluate")
 _GREY = "#7f7f7f"
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito
 _LINES = ("-", "--", "-.", ":")
+_LINES_INSIDE = 4  # a longer legend stands beside the picture
+_MANY = 6  # arms, beyond which bands are faint
 _TICKS = (0, 50, 70, 80, 90, 95, 97, 98, 99, 99.5, 99.8)
 
 
@@ -31,27 +33,30 @@ def learning_curves(curves: Sequence[Curve], title: str, published: Sequence[Pub
     A line goes as far as all seeds of its arm; where lines end at different counts, the legend says where. Of two seeds
     both are drawn: the interval of so few is wider than the picture. Published curves are thin, grey and dashed.
     """
-    figure = new_figure(8, 5, dpi=144)
+    groups = by_label(curves)
+    aside = len(groups) + len(published) > _LINES_INSIDE
+    figure = new_figure(12 if aside else 8, 5, dpi=144)
     axes: Any = figure.add_subplot()
     of_classes = curves[0].headline == "accuracy"
     scale, digits, unit = (100, ".2f", " %") if of_classes else (1, ".4g", "")
-    groups = by_label(curves)
     best_first = sorted(groups, key=lambda label: _end(groups[label]), reverse=of_classes)
     looks = styles(list(groups))
     for label in best_first:
         group = groups[label]
-        points = band(group, group[0].headline)
-        last = max(points)
+        last = common_counts(group)[-1]
         end = f"at {last:,}" if ends_differ(curves) else "at the end"
         seeds = f" ({len(group)} seeds)" if len(group) > 1 else ""
-        told = f"{label}{seeds}, {scale * points[last].mean:{digits}}{unit} {end}"
-        _draw_band(axes, points, looks[label], scale, told, group if len(group) == 2 else ())
+        told = f"{label}{seeds}, {scale * _end(group):{digits}}{unit} {end}"
+        _draw_arm(axes, group, looks[label], told, metric=group[0].headline, scale=scale, crowded=len(groups) > _MANY)
     _draw_published(axes, published, max(curve.counts[-1] for curve in curves), scale)
     if of_classes:
         _percent_axis(axes, curves)
     axes.set(xlabel="labels", ylabel="test accuracy" if of_classes else "test RMSE", title=title)
     _tidy(axes)
-    axes.legend(loc="lower right" if of_classes else "upper right", frameon=False, fontsize=9)
+    if aside:
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=9)
+    else:
+        axes.legend(loc="lower right" if of_classes else "upper right", frameon=False, fontsize=9)
     return figure
 
 
@@ -59,7 +64,8 @@ def win_matrix(curves: Sequence[Curve], title: str) -> Any:
     """How often each arm is ahead of each other: over the seeds both have and the counts all have, a tie being half.
 
     The first count is left out, for there every arm has the same labels. After the pairwise penalty matrix of Ash et
-    al. (2020), "Deep Batch Active Learning by Diverse, Uncertain Gradient Lower Bounds", without its test at each count.
+    al. (2020), "Deep Batch Active Learning by Diverse, Uncertain Gradient Lower Bounds", but without a test at each
+    count.
     """
     groups = by_label(curves)
     labels, shares = list(groups), wins(curves)
@@ -69,7 +75,7 @@ def win_matrix(curves: Sequence[Curve], title: str) -> Any:
     axes.imshow(shares, cmap="PuOr_r", vmin=0, vmax=1)
     for (i, j), share in np.ndenumerate(shares):
         if not math.isnan(share):
-            strong = abs(share - 0.5) > 0.36
+            strong = abs(share - 0.5) > 0.3
             axes.text(j, i, f"{100 * share:.0f} %", ha="center", va="center", color="white" if strong else "black")
     _name_ticks(axes, labels, labels)
     axes.xaxis.tick_top()
@@ -81,7 +87,7 @@ def win_matrix(curves: Sequence[Curve], title: str) -> Any:
 
 
 def wins(curves: Sequence[Curve]) -> Array:
-    """The share of (seed, count) at which arm i is ahead of arm j, ``[arms, arms]``; not a number where none is shared."""
+    """The share of (seed, count) at which arm i is ahead of arm j, ``[arms, arms]``; no number where none is shared."""
     groups = list(by_label(curves).values())
     counts = common_counts(curves)
     counts = counts[1:] or counts
@@ -147,8 +153,7 @@ def calibration(curves: Sequence[Curve], title: str) -> Any:
     looks = styles(list(groups))
     for axes, (name, told) in zip(panels, names.items(), strict=False):
         for label, group in groups.items():
-            points = band(group, name)
-            _draw_band(axes, points, looks[label], 1, label, group if len(group) == 2 else (), name)
+            _draw_arm(axes, group, looks[label], label, metric=name, scale=1, crowded=len(groups) > _MANY)
         means = [value.mean for group in groups.values() for value in band(group, name).values()]
         room = 0.15 * (max(means) - min(means)) or 0.1
         axes.set_ylim(min(means) - room, max(means) + room)  # the intervals of few seeds may go beyond
@@ -195,7 +200,7 @@ def time_per_phase(seconds: Mapping[str, Mapping[str, float]], title: str) -> An
 
 
 def styles(labels: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Colour and line of each arm, the same in every picture: random is grey, and colours come again with other dashes."""
+    """Colour and line of each arm, the same in all pictures: random is grey; colours come again with other dashes."""
     looks: dict[str, dict[str, str]] = {}
     greys = others = 0
     for label in labels:
@@ -215,25 +220,21 @@ def _end(group: Sequence[Curve]) -> float:
     return float(np.mean([curve.at(last) for curve in group]))
 
 
-def _draw_band(
-    axes: Any,
-    points: Mapping[int, Estimate],
-    look: Mapping[str, str],
-    scale: float,
-    label: str,
-    apart: Sequence[Curve],
-    metric: str | None = None,
+def _draw_arm(
+    axes: Any, group: Sequence[Curve], look: Mapping[str, str], label: str, *, metric: str, scale: float, crowded: bool
 ) -> None:
-    """A line with its band; where ``apart`` has curves, these in place of the band."""
-    counts, estimates = list(points), list(points.values())
+    """The mean, and the band of three seeds or more; of two, both, where there is room for them."""
+    points = band(group, metric)
+    counts = list(points)
     marker = "." if len(counts) <= 40 else None
-    axes.plot(counts, [scale * e.mean for e in estimates], marker=marker, label=label, **look)
-    for curve in apart:
-        values = [scale * curve.at(count, metric) for count in counts]
-        axes.plot(counts, values, linewidth=0.7, alpha=0.6, label="_", **look)
-    if not apart and not math.isnan(estimates[0].low):
-        low, high = [scale * e.low for e in estimates], [scale * e.high for e in estimates]
-        axes.fill_between(counts, low, high, color=look["color"], alpha=0.15, linewidth=0)
+    axes.plot(counts, [scale * point.mean for point in points.values()], marker=marker, label=label, **look)
+    if len(group) > 2:
+        low, high = [scale * point.low for point in points.values()], [scale * point.high for point in points.values()]
+        axes.fill_between(counts, low, high, color=look["color"], alpha=0.07 if crowded else 0.15, linewidth=0)
+    elif len(group) == 2 and not crowded:
+        for curve in group:
+            values = [scale * curve.at(count, metric) for count in counts]
+            axes.plot(counts, values, linewidth=0.7, alpha=0.6, label="_", **look)
 
 
 def _draw_published(axes: Any, published: Sequence[Published], last: int, scale: float) -> None:

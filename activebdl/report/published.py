@@ -1,9 +1,9 @@
 """Published learning curves, to be drawn beside one's own and used for nothing else.
 
-`published_curves.csv` has the means over runs of the experiments that Andreas Kirsch logged for "BatchBALD: Efficient and
-Diverse Batch Acquisition for Deep Bayesian Active Learning" (Kirsch, van Amersfoort, Gal 2019), from the paper's public
-logs (github.com/BlackHC/BatchBALD), up to the count that all runs of an experiment reached. `repeats` and the noise of
-.1 of repeated_mnist are those of the data set here.
+`published_curves.csv` has the means over runs of the experiments that Andreas Kirsch logged for "BatchBALD: Efficient
+and Diverse Batch Acquisition for Deep Bayesian Active Learning" (Kirsch, van Amersfoort, Gal 2019), from the paper's
+public logs (github.com/BlackHC/BatchBALD), up to the count that all runs of an experiment reached. `repeats` is that of
+the data set repeated_mnist, and the noise there is .1 as here.
 
 The rule of matching, which `matching` is:
 

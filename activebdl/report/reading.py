@@ -97,7 +97,8 @@ def find_studies(name: str, runs: Path) -> tuple[list[Study], Path | None, list[
     if not found:
         there = sorted({*list_comparisons(runs), *(info.spec.experiment for info in known)})
         raise UserError(
-            f"There is no experiment, comparison or folder '{name}' in '{runs}'. Known: {', '.join(there) or 'none yet'}."
+            f"There is no comparison, experiment or folder '{name}' in '{runs}'. "
+            f"Known: {', '.join(there) or 'none yet'}."
         )
     studies, more = _studies(name, found)
     return studies, None, notes + more
@@ -183,9 +184,7 @@ def _runs_of(group: Sequence[tuple[Path, RunInfo]]) -> tuple[list[Run], list[str
         other = best.get(key)
         if other is not None:
             run, left = (run, other) if len(info.rounds) > len(other.info.rounds) else (other, run)
-            notes.append(
-                f"{run.folder} and {left.folder} are of one strategy, posterior and seed; the first one counts."
-            )
+            notes.append(f"{left.folder} is left out: {run.folder} is of the same strategy, posterior and seed.")
         best[key] = run
     return list(best.values()), notes
 

@@ -75,7 +75,7 @@ class Verdict:
 
     @property
     def outcome(self) -> str:
-        """ "better", "worse" or "cannot tell"."""
+        """Better, worse, or "cannot tell"."""
         if not self.area.tells:
             return "cannot tell"
         return "better" if self.area.mean.mean > 0 else "worse"
@@ -104,9 +104,7 @@ class Verdict:
         elif self.needed is None:
             likely = "more than 1,000 seeds would be needed for a difference like this one"
         elif self.needed <= n:
-            likely = (
-                f"a difference like this one is mostly seen with {max(fewest, self.needed)} seeds, and was not here"
-            )
+            likely = f"a difference like this one is mostly seen with {self.needed} seeds, and was not here"
         else:
             likely = f"about {self.needed:,} seeds would be needed for a difference like this one"
         return f"{hopeless}; {likely}" if n < fewest and self.needed != fewest else hopeless if n < fewest else likely
@@ -171,7 +169,7 @@ def compare_arms(curves: Sequence[Curve], against: str | None = None) -> Statist
 
 
 def told_difference(gain: Estimate, headline: str, of: str = "") -> str:
-    """ "+1.90 points (+0.40 to +3.40)", or, of a gain that is less error, "RMSE -2.1 (-3.9 to -0.3)"."""
+    """As "+1.90 points (+0.40 to +3.40)"; a gain that is less error as "RMSE -2.1 (-3.9 to -0.3)"."""
     if headline == "accuracy":
         mean, low, high = (f"{100 * value:+.2f}" for value in (gain.mean, gain.low, gain.high))
         what = f"{mean} points{of}"

@@ -52,6 +52,17 @@ def write_report(curves: Sequence[Curve], folder: Path) -> None:
     write_safely(folder / "table.txt", table(curves) + "\n")
 
 
+def conclude(curves: Sequence[Curve], folder: Path) -> str:
+    """What is told at the end of a comparison; where there is something to compare, its whole report is written."""
+    if len(by_label(curves)) < 2:
+        return table(curves)
+    try:
+        written = write(folder)
+    except UserError as error:  # the runs are done all the same
+        return f"{table(curves)}\n\nThere is no report: {error}"
+    return f"{written.text}\n\nreport    {written.document}"
+
+
 def write(folder: Path, *, against: str | None = None, out: Path | None = None) -> Written:
     """Writes the whole report of the runs in a folder.
 
@@ -99,7 +110,11 @@ def write_studies(
 def _write_one(study: Study, statistics: Statistics, out: Path, notes: Sequence[str]) -> Written:
     out.mkdir(parents=True, exist_ok=True)
     said = (*study.notes, *notes)
-    pictures = [picture for picture, figure in _figures(study, statistics) if _draw(figure, out / picture.file)]
+    pictures: list[Picture] = []
+    for picture, figure in _figures(study, statistics):
+        write_safely(out / f"{picture.file}.png", png(figure))
+        write_safely(out / f"{picture.file}.svg", svg(figure))
+        pictures.append(picture)
     write_safely(out / "curves.csv", to_csv(study.curves))
     write_safely(out / "summary.csv", _csv(_summary_rows(statistics)))
     write_safely(out / "arms.csv", _csv(_arm_rows(statistics)))
@@ -118,32 +133,28 @@ def _figures(study: Study, statistics: Statistics) -> Iterable[tuple[Picture, An
     groups = study.by_label()
     if len(by_label(curves)) > 1:
         caption = (
-            "How often the arm on the left is ahead of the one above, over all seeds that both have and all counts but the "
-            "first, where all have the same labels; a tie is a half. Not a test: counts of one run are not independent."
+            "How often the arm on the left is ahead of the one above, over all seeds that both have and all counts but "
+            "the first, where all have the same labels; a tie is a half. Not a test: counts of one run hang together."
         )
-        yield Picture("wins", "Who is ahead", caption), win_matrix(curves, name)
+        yield Picture("wins", "Who is ahead", caption), win_matrix(curves, f"{name}: who is ahead")
     shares = {label: share for label, runs in groups.items() if (share := asked_shares(runs)) is not None}
     if shares:
         rounds = min(len(share) for share in shares.values())
-        counts = [record.n_labels for record in study.runs[0].info.rounds[1 : rounds + 1]]
-        for each in groups.values():
-            counts = counts or [record.n_labels for record in each[0].info.rounds[1 : rounds + 1]]
+        longest = max((run.info.rounds for run in study.runs), key=len)
+        counts = [record.n_labels for record in longest[1 : rounds + 1]]
         caption = "The share of each class in what was asked for after the start, round by round, over the seeds."
         cut = {label: share[:rounds] for label, share in shares.items()}
-        yield Picture("asked", "What was asked for", caption), asked_by_class(cut, counts, name)
+        yield (
+            Picture("asked", "What was asked for", caption),
+            asked_by_class(cut, counts, f"{name}: what was asked for"),
+        )
     caption = "How far the probabilities can be trusted: lower is better. 95 % intervals."
     if statistics.headline != "accuracy":
         caption = "How far the predicted intervals can be trusted: nine of ten should hold. 95 % intervals."
-    yield Picture("calibration", "Calibration", caption), calibration(curves, name)
+    yield Picture("calibration", "Calibration", caption), calibration(curves, f"{name}: calibration")
     caption = "What a run spends on fitting, choosing, waiting for labels, and the test set, on average."
     seconds = {label: phase_seconds(runs) for label, runs in groups.items()}
-    yield Picture("time", "Time", caption), time_per_phase(seconds, name)
-
-
-def _draw(figure: Any, file: Path) -> bool:
-    write_safely(file.with_suffix(".png"), png(figure))
-    write_safely(file.with_suffix(".svg"), svg(figure))
-    return True
+    yield Picture("time", "Time", caption), time_per_phase(seconds, f"{name}: time")
 
 
 def _summary_rows(statistics: Statistics) -> Iterable[Sequence[object]]:
