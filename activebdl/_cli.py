@@ -68,7 +68,7 @@ def _resume(folder: Path, runs: Path, jobs: int) -> str:
 def side_by_side(spec: Any, folder: Path, runs: Path, *, jobs: int, mlflow: bool) -> None:
     """Runs a comparison, or goes on with it, and tells how it ended."""
     from activebdl import sweep
-    from activebdl.report import table
+    from activebdl.report import conclude
 
     executor = sweep.executor_for(jobs)
     tracking = tracking_for(runs, spec.experiment, mlflow)
@@ -78,11 +78,11 @@ def side_by_side(spec: Any, folder: Path, runs: Path, *, jobs: int, mlflow: bool
             curves = sweep.compare(spec, folder, tracking=tracking, executor=executor)
         except sweep.Unfinished as unfinished:
             if unfinished.curves:
-                close(table(unfinished.curves), folder, runs, mlflow, plot=plot)
+                close(conclude(unfinished.curves, folder), folder, runs, mlflow, plot=plot)
             again = f"when that is mended, go on with: {_resume(folder, runs, jobs)}"
             typer.secho(f"\n{unfinished}\n{again}", fg="red", err=True)
             raise typer.Exit(1) from None
-    close(table(curves), folder, runs, mlflow, plot=plot)
+    close(conclude(curves, folder), folder, runs, mlflow, plot=plot)
 
 
 def close(table: str, folder: Path, runs: Path, mlflow: bool, plot: Path | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The command line: ``activebdl run``, ``compare``, ``list``, ``data``, ``uncertainty``, ``ui``, and `cli_labels`."""
+"""The command line: ``run``, ``compare``, ``list``, ``data``, ``uncertainty``, ``ui``, `cli_labels`, `cli_report`."""
 
 import sys
 from enum import StrEnum
@@ -13,6 +13,7 @@ except ImportError as error:
 
 from activebdl._cli import Jobs, Mlflow, Runs, close, resumable, side_by_side, tracking_for
 from activebdl.cli_labels import ingest, label, labels, resume
+from activebdl.cli_report import report
 from activebdl.errors import UserError, Waiting
 
 DEFAULT_PRESET = "mnist-1000"
@@ -127,7 +128,7 @@ def compare(
     side_by_side(spec, sweep.comparison_folder(spec, runs, name), runs, jobs=jobs, mlflow=mlflow)
 
 
-for command in (resume, label, ingest, labels):
+for command in (resume, label, ingest, labels, report):
     app.command()(command)
 
 
