@@ -14,8 +14,7 @@ import pytest
 import torch
 
 from activebdl.journal_reading import read_rounds
-from activebdl.report import Curve
-from activebdl.run_folders import JOURNAL, list_runs
+from activebdl.run_folders import JOURNAL, begun
 from activebdl.spec import RunSpec, spec_text
 from activebdl.sweep import FAILED, Unfinished, compare, executor_for
 from activebdl.sweep._processes import OUTPUT
@@ -105,39 +104,27 @@ def half_done(place: Path, process: subprocess.Popen[str]) -> bool:
     """Two runs have begun, and one of them has a round."""
     assert process.poll() is None, process.communicate()
     journals = list((place / "runs" / "two").rglob(JOURNAL))
-    rounds = [len(read_rounds(journal)) for journal in journals if list_of(journal)]
+    rounds = [len(read_rounds(journal)) for journal in journals if begun(journal.parent) is not None]
     return len(rounds) >= 2 and max(rounds) >= 1
-
-
-def list_of(journal: Path) -> bool:
-    """Whether the run has begun, its spec written."""
-    return any(True for _ in list_runs(journal.parent))
-
-
-def truth(place: Path, spec: RunSpec) -> list[Curve]:
-    return compare(spec, place / "one")
 
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
 
 
 @needs_proc
-def test_a_driver_that_is_killed_leaves_nobody_behind_and_the_same_command_goes_on(place: Path) -> None:
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_driver_that_is_killed_leaves_nobody_behind_and_another_goes_on(place: Path, jobs: int) -> None:
     spec = tiny(["mine.py:slow", "random"], seeds=(0, 1))
     killed = command(place, spec, "--jobs", "2")
     wait_until(lambda: half_done(place, killed))
     killed.kill()
-    killed.communicate()  # ends when nobody holds the other end, so that its workers are gone too
-    again = command(place, spec, "--jobs", "2")
-    out, err = again.communicate(timeout=240)
-    assert again.returncode == 0, err
-    assert out.count(" labels, ") >= 4 and "[4/4]" in out and "\r" not in out
-    assert not alive(killed.pid) and not alive(again.pid)
-    expected = truth(place, spec)
+    killed.wait()  # not for its workers, which may still hold their journals
+    curves = compare(spec, place / "runs" / "two", executor=executor_for(jobs))
+    assert killed.communicate()[1] == ""
+    assert not alive(killed.pid)
+    assert told(curves) == told(compare(spec, place / "one"))
     assert asked(place / "runs" / "two") == asked(place / "one")
-    lines = (place / "runs" / "two" / "curves.csv").read_text()
-    assert lines == (place / "one" / "curves.csv").read_text()
-    assert len(lines.splitlines()) == 1 + sum(len(curve.counts) for curve in expected)
+    assert len(curves) == 4
 
 
 @needs_proc
@@ -153,7 +140,7 @@ def test_a_stop_from_the_keyboard_stops_all_and_says_how_to_go_on(place: Path) -
     wait_until(lambda: not alive(process.pid))
     resumed = subprocess.run([sys.executable, "-m", "activebdl", "resume", "two", "--jobs", "2", "--no-mlflow"])
     assert resumed.returncode == 0
-    truth(place, spec)
+    compare(spec, place / "one")
     assert asked(place / "runs" / "two") == asked(place / "one")
 
 
@@ -162,6 +149,7 @@ def test_a_failure_is_told_below_the_table_with_exit_code_1(place: Path) -> None
     process = command(place, tiny(["mine.py:fails", "random"]), "--jobs", "2")
     out, err = process.communicate(timeout=240)
     assert process.returncode == 1
+    assert "[2/2] " in out and " labels, " in out and "\r" not in out + err
     assert "labels to 90%" in out and "kept in   runs/two" in out
     assert "1 of 2 runs failed, the others are finished:\n  fails-mc_dropout-seed0: " in err
     assert err.endswith("when that is mended, go on with: activebdl resume two --jobs 2\n")
