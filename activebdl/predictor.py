@@ -121,9 +121,7 @@ def load_model(path: str | Path, device: str = "auto") -> Predictor:
     path = Path(path)
     file = path / MODEL if path.is_dir() else path
     if not file.is_file():
-        raise UserError(
-            f"There is no model at '{file}'; a run writes it at its end, or when it is resumed, unless keep_model is off."
-        )
+        raise UserError(f"There is no model at '{file}'; a run writes it when it ends, unless keep_model is off.")
     place = choose_device(device)
     try:
         found: object = portable.load(file, place)

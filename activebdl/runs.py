@@ -37,9 +37,7 @@ TrackRound = Callable[[ActiveDataset, Round], object]
 class Tracking(Protocol):
     """Where rounds are sent, beside the journal; see `activebdl.tracking`."""
 
-    def run(
-        self, spec: RunSpec, name: str, uid: str, model: Path | None = None
-    ) -> AbstractContextManager[TrackRound]:
+    def run(self, spec: RunSpec, name: str, uid: str, model: Path | None = None) -> AbstractContextManager[TrackRound]:
         """One run, or the rest of it: the ``uid`` tells that it is the same.
 
         ``model`` is the file that has what it learned, if it is there when the run has ended well.
