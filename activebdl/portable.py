@@ -10,7 +10,7 @@ import sys
 import sysconfig
 import zipfile
 from collections.abc import Generator
-from importlib.metadata import packages_distributions, version
+from importlib.metadata import PackageNotFoundError, distribution, packages_distributions, version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -56,14 +56,22 @@ def requirements(path: Path) -> list[str]:
         content = archive.read(next(name for name in archive.namelist() if name.endswith("/data.pkl")))
     told = {word for _, found, _ in pickletools.genops(content) if isinstance(found, str) for word in found.split(" ")}
     names = {word.partition(".")[0] for word in told if word in sys.modules} | {"cloudpickle", "numpy", "torch"}
-    distributions = packages_distributions()
-    needed = {distributions[name][0] for name in names if name in distributions and not _is_users(sys.modules[name])}
-    return sorted(pinned(name) for name in needed if name != "activebdl")
+    names -= {"activebdl", "__main__", *sys.stdlib_module_names}
+    needed = {_distribution(name) for name in names if not _is_users(sys.modules[name])}
+    return sorted(pinned(name) for name in needed if name is not None)
 
 
-def pinned(distribution: str) -> str:
+def pinned(name: str) -> str:
     """``name==version``, without what names a build of torch, which no index but its own has."""
-    return f"{distribution}=={version(distribution).partition('+')[0]}"
+    return f"{name}=={version(name).partition('+')[0]}"
+
+
+def _distribution(package: str) -> str | None:
+    """What is to be installed for a package to be there."""
+    try:
+        return distribution(package).name
+    except PackageNotFoundError:  # most are called as they are imported; to look through all takes a second
+        return next(iter(packages_distributions().get(package, ())), None)
 
 
 @contextlib.contextmanager
