@@ -152,6 +152,22 @@ def test_numbers_come_with_their_two_kinds_of_doubt_also_from_a_table(runs: Path
             np.testing.assert_allclose(table[name], values, rtol=1e-6)
 
 
+def test_system_metrics_are_told_where_mlflows_own_switch_is_on(
+    runs: Path, spec: RunSpec, tracking: MlflowTracking, curve: Curve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("psutil")
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.05")
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "true")
+    start(spec, runs / "watched", tracking=tracking)
+    resume(runs / "watched", tracking=tracking)
+    run = told(tracking, "watched")
+    history = tracking.client.get_metric_history(run.info.run_id, "system/cpu_utilization_percentage")
+    steps = [point.step for point in history]
+    assert steps == list(range(len(steps))) and steps  # a resume goes on where it was
+    assert run.data.metrics["accuracy"] == curve.metrics["accuracy"][-1]
+    assert not [key for key in told(tracking, "mine").data.metrics if key.startswith("system/")]
+
+
 LOAD = """
 import importlib.util, sys
 import mlflow, numpy as np
