@@ -73,8 +73,8 @@ def share_view(client: Any, experiment_id: str, charts: Charts = CLASSES) -> Non
                 "name": "Model metrics",
                 "display": True,
                 "isReordered": True,
-                "columns": 2,
-                "cardHeight": 440,
+                "columns": 1,  # in half the width, the legend has two lines for any number of strategies
+                "cardHeight": 330,
             },
         ],
         "compareRunCharts": shown,
