@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from activebdl.posteriors.mc_dropout import MCDropout
     from activebdl.posteriors.mnf import MNF
     from activebdl.posteriors.swag import SWAG
+    from activebdl.predictor import Predictor, load_model
     from activebdl.racing import Race
     from activebdl.regression import Moments
     from activebdl.rounds import Round
@@ -63,6 +64,7 @@ _HOMES = {
     "activebdl.posteriors.mc_dropout": ("MCDropout",),
     "activebdl.posteriors.mnf": ("MNF",),
     "activebdl.posteriors.swag": ("SWAG",),
+    "activebdl.predictor": ("Predictor", "load_model"),
     "activebdl.racing": ("Race",),
     "activebdl.regression": ("Moments",),
     "activebdl.rounds": ("Round",),
@@ -79,10 +81,10 @@ _HOMES = {
 __all__ = [
     "ABSTAIN", "IVON", "MAP", "MNF", "SWAG", "ActiveDataset", "ActiveLearning", "Affine", "AllOf", "Annotation",
     "AnyOf", "BayesByBackprop", "Candidates", "Classes", "CostLimit", "Crowd", "Ensemble", "LabelLimit", "Labelled",
-    "Laplace", "MCDropout", "Moments", "Normalise", "Numbers", "Oracle", "OverallUncertainty", "Query", "Race",
-    "Request", "Round", "Selection", "StablePredictions", "StoppingRule", "Training", "UserError", "ValidationAccuracy",
-    "Waiting", "WallTime", "dataset", "joint_strategy", "label_counts", "load", "network", "oracle", "posterior",
-    "resolve", "stopping_rule", "strategy",
+    "Laplace", "MCDropout", "Moments", "Normalise", "Numbers", "Oracle", "OverallUncertainty", "Predictor",
+    "Query", "Race", "Request", "Round", "Selection", "StablePredictions", "StoppingRule", "Training", "UserError",
+    "ValidationAccuracy", "Waiting", "WallTime", "dataset", "joint_strategy", "label_counts", "load", "load_model",
+    "network", "oracle", "posterior", "resolve", "stopping_rule", "strategy",
 ]  # fmt: skip
 
 

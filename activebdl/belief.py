@@ -17,6 +17,7 @@ from activebdl.evaluation import evaluate
 from activebdl.pool import Pool
 from activebdl.posteriors import Draws, InferenceMethod, Posterior
 from activebdl.posteriors._last_layer import feature_reader
+from activebdl.predictor import Predictor
 from activebdl.progress import Advance, Progress
 from activebdl.randomness import generator
 from activebdl.regression import Moments
@@ -24,6 +25,9 @@ from activebdl.scoring import Scorer, ignore, in_precision, predictive
 from activebdl.signals import signals
 from activebdl.targets import Task
 from activebdl.training import check_network
+
+EXAMPLES = 3
+"""Items of the pool that a `Predictor` shows."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,15 @@ class Belief:
         """K draws, ready to look at the pool."""
         scorer = self._scorer(self.draw(k, purpose), self.learner.dataset.pool, advance)
         return replace(scorer, predict=in_precision(precision, scorer.predict))
+
+    def predictor(self, test_draws: int) -> Predictor:
+        """What is believed, to be used on its own; it predicts as `evaluate` does."""
+        learner, dataset = self.learner, self.learner.dataset
+        example = dataset.pool[torch.arange(min(len(dataset.pool), EXAMPLES))].clone()
+        return Predictor(
+            self.posterior, test_draws, learner.seed, self.round, self.n_labels, dataset.target, self.task.predict,
+            dataset.normalise, example, learner.device, learner.chunk,
+        )  # fmt: skip
 
     def predict(self, ids: Tensor, draws: int) -> Tensor:
         """What is predicted of items, for people: probabilities ``[n, C]``, or mean and deviation ``[n, 2]``."""

@@ -35,6 +35,7 @@ from activebdl.pool import Pool
 from activebdl.posteriors import InferenceMethod
 from activebdl.posteriors._last_layer import check_features
 from activebdl.posteriors.mc_dropout import MCDropout
+from activebdl.predictor import Predictor
 from activebdl.progress import Progress, silent, together
 from activebdl.racing import Heat, Race, make_race
 from activebdl.randomness import generator
@@ -132,6 +133,7 @@ class ActiveLearning:
         self.validation, self.stop_set = validation, stop_set
         self._check()
         self.asking = Asking(dataset, self.oracle, self.counts[-1], time_limit, max_cost)
+        self.belief: Belief | None = None  # after the last round that was run
 
     def __iter__(self) -> Iterator[Round]:
         """Runs the cycle, or what is left of it, and keeps it in the journal's file."""
@@ -152,13 +154,23 @@ class ActiveLearning:
                 if not new:  # the last of the budget in cost went for abstentions
                     journal.note("ended", self.asking.why_no_more(journal, pool))
                     break
-                belief = Belief(self.learner, round, pool)
+                belief = self.belief = Belief(self.learner, round, pool)
                 rounds.append(self._record(journal, rounds, belief, new, seconds))
                 self.asking.tell(rounds[-1])
                 yield rounds[-1]
                 if rounds[-1].stopped is not None:
                     break
                 seconds = dict.fromkeys(seconds, 0.0)
+
+    def predictor(self) -> Predictor:
+        """What the last round's posterior says of any items, as it said it of the test set.
+
+        Raises:
+            UserError: No round was run yet.
+        """
+        if self.belief is None:
+            raise UserError("There is nothing to predict with before the first round; iterate over the cycle first.")
+        return self.belief.predictor(self.test_draws)
 
     def _collect(
         self, journal: Journal, belief: Belief, round: int, n_labels: int, seconds: dict[str, float]

@@ -2,6 +2,7 @@
 
     runs/NAME/journal.sqlite     the spec, what was asked and answered, how each round went
     runs/NAME/spec.yaml          the spec once more, for people
+    runs/NAME/model.pkl          at the end: what was learned, to predict with, see `activebdl.load_model`
 
 A run is resumed from its journal alone.
 """
@@ -19,7 +20,8 @@ from activebdl.build import build, resolved
 from activebdl.candidates import Candidates
 from activebdl.data import ActiveDataset
 from activebdl.devices import describe
-from activebdl.files import write_safely
+from activebdl.errors import UserError, told
+from activebdl.files import MODEL, write_safely
 from activebdl.journal import Journal
 from activebdl.loop import ActiveLearning
 from activebdl.progress import bars, rounds_bar, say
@@ -35,8 +37,11 @@ TrackRound = Callable[[ActiveDataset, Round], object]
 class Tracking(Protocol):
     """Where rounds are sent, beside the journal; see `activebdl.tracking`."""
 
-    def run(self, spec: RunSpec, name: str, uid: str) -> AbstractContextManager[TrackRound]:
-        """One run, or the rest of it: the ``uid`` tells that it is the same."""
+    def run(self, spec: RunSpec, name: str, uid: str, model: Path | None = None) -> AbstractContextManager[TrackRound]:
+        """One run, or the rest of it: the ``uid`` tells that it is the same.
+
+        ``model`` is the file that has what it learned, if it is there when the run has ended well.
+        """
         ...
 
     def comparison(self, name: str, uid: str) -> AbstractContextManager["Tracking"]:
@@ -46,7 +51,7 @@ class Tracking(Protocol):
 
 class _NoTracking:
     @contextlib.contextmanager
-    def run(self, spec: RunSpec, name: str, uid: str) -> Generator[TrackRound]:
+    def run(self, spec: RunSpec, name: str, uid: str, model: Path | None = None) -> Generator[TrackRound]:
         yield lambda dataset, round: None
 
     @contextlib.contextmanager
@@ -118,17 +123,30 @@ def _go(cycle: ActiveLearning, spec: RunSpec, folder: Path, journal: Journal, tr
         say(f"  goes on after {done} of {len(cycle.counts)} rounds")
     say(_header(cycle.dataset))
     uid: str = journal.about("uid")
-    with tracking.run(spec, folder.name, uid) as track, rounds_bar(len(cycle.counts), done) as advance:
+    model = folder / MODEL
+    with tracking.run(spec, folder.name, uid, model) as track, rounds_bar(len(cycle.counts), done) as advance:
         for round in cycle.run(journal):
             rounds.append(round)
             say(_line(round))
             track(cycle.dataset, round)
             if len(rounds) > done:
                 advance(1)
+        if spec.keep_model and (len(rounds) > done or not model.exists()):
+            _keep(cycle, model)
     ended = rounds[-1].stopped or journal.about("ended")
     if ended is not None:
         say(f"  stopped: {ended}")
     return curve_of(spec, rounds, stopped=ended is not None)
+
+
+def _keep(cycle: ActiveLearning, model: Path) -> None:
+    """Writes what was learned, which is fitted again where another process did that; the run is done without it."""
+    for left in model.parent.glob(f".{model.name}.*"):  # by a process that was killed
+        left.unlink(missing_ok=True)
+    try:
+        cycle.predictor().save(model)
+    except Exception as error:
+        say(f"  the model is not kept: {error if isinstance(error, UserError) else told(error)}")
 
 
 def _done(journal: Journal) -> int:
