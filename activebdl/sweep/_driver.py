@@ -7,7 +7,7 @@ from typing import Self
 
 from activebdl.data import ActiveDataset
 from activebdl.errors import Waiting
-from activebdl.files import write_safely
+from activebdl.files import MODEL, write_safely
 from activebdl.progress import say
 from activebdl.report import Curve, write_report
 from activebdl.runs import Tracking, TrackRound
@@ -65,7 +65,7 @@ class Driver:
                     return  # it was tried again by whoever runs it
                 (task.folder / FAILED).unlink(missing_ok=True)
                 self._done[number] = done
-                run = self.tracking.run(task.spec, task.folder.name, uid)
+                run = self.tracking.run(task.spec, task.folder.name, uid, task.folder / MODEL)
                 self._open[number] = run, run.__enter__()
             case Told(round):
                 if round.number == self._rounds[number]:  # and not one that was told before
