@@ -194,7 +194,7 @@ def _not_begun(folder: Path, studies: Sequence[Study]) -> list[str]:
     comparison = read_comparison(folder) if (folder / COMMON).is_file() else None
     if comparison is None:
         return []
-    posteriors = [short(named.name) for named in getattr(comparison.compare, "posteriors", ())]
+    posteriors = [short(named.name) for named in comparison.compare.posteriors]
     there = {
         (run.curve.strategy, short(run.info.spec.posterior.name) if posteriors else "", run.curve.seed)
         for study in studies
