@@ -63,7 +63,7 @@ def test_of_what_is_not_in_memory_some_items_are_read(tmp_path: Path) -> None:
 def test_the_profile_counts_items_by_class_and_tells_numbers_apart() -> None:
     labels = torch.tensor([0, 2, 2])
     data = ActiveDataset.from_arrays(torch.zeros(3, 5), labels, torch.ones(2, 5), torch.tensor([0, 1]), name="mine")
-    pool, test = dataset_inputs(data, RunSpec())
+    pool, test = dataset_inputs(data, RunSpec.model_validate({}))
     assert [(each.tags[0].key, each.tags[0].value) for each in (pool, test)] == [
         ("mlflow.data.context", "pool"), ("mlflow.data.context", "test"),
     ]  # fmt: skip

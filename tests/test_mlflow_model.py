@@ -62,12 +62,12 @@ def test_the_model_says_of_the_test_set_what_was_logged(
     (output,) = run.outputs.model_outputs
     assert output.step == 40
     dataset = build(spec).dataset
-    model = mlflow.pyfunc.load_model(place_of(tracking, output.model_id))
+    model: Any = mlflow.pyfunc.load_model(place_of(tracking, output.model_id))
     table = model.predict(np.asarray(dataset.test))
     assert list(table.columns[:4]) == ["label", "confidence", "entropy", "mutual_information"]
     assert list(table.columns[4:]) == [f"probability_{c}" for c in range(10)]
     assert (table["label"] == [str(int(y)) for y in dataset.test_labels]).mean() == run.data.metrics["accuracy"]
-    here = load_model(runs / "mine").predict(dataset.test)
+    here = load_model(runs / "mine").predict(np.asarray(dataset.test))
     np.testing.assert_allclose(table.to_numpy()[:, 4:].astype(float), here["probabilities"], rtol=1e-6)
     np.testing.assert_allclose(table["mutual_information"], here["mutual_information"], atol=1e-9)
     np.testing.assert_allclose(table.iloc[:, 4:].sum(axis=1), 1, atol=1e-6)
@@ -207,10 +207,10 @@ def test_it_is_loaded_in_an_empty_environment_of_its_own_requirements(
         subprocess.run(command, check=True, env=environment, cwd=tmp_path)
     finally:
         shutil.rmtree(home, ignore_errors=True)
-    table = pd.read_csv(tmp_path / "told.csv", dtype={"label": str})
+    table: Any = pd.read_csv(tmp_path / "told.csv", dtype={"label": str})
     accuracy = (table["label"] == [str(int(y)) for y in dataset.test_labels]).mean()
     assert accuracy == curve.metrics["accuracy"][-1] == run.data.metrics["accuracy"]
-    here = load_model(runs / "mine").predict(dataset.test)
+    here = load_model(runs / "mine").predict(np.asarray(dataset.test))
     for column, values in (("entropy", "entropy"), ("mutual_information", "mutual_information")):
         np.testing.assert_allclose(table[column], here[values], atol=1e-5)
     np.testing.assert_allclose(table.iloc[:, 4:], here["probabilities"], atol=1e-5)

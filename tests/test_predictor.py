@@ -57,16 +57,17 @@ def test_it_says_what_the_last_round_said_also_from_a_file(
     cycle = ActiveLearning(dataset, network, counts=(6, 12), posterior=method, strategy="random", device="cpu")
     last = list(cycle)[-1]
     predictor = cycle.predictor()
-    told = predictor.predict(dataset.test)
+    items = np.asarray(dataset.test)
+    told = predictor.predict(items)
     assert (told["label"] == dataset.test_labels.numpy()).mean() == last.metrics["accuracy"]
     right = told["probabilities"][np.arange(60), dataset.test_labels.numpy()]
     assert -np.log(right).mean() == pytest.approx(last.metrics["nll"], rel=1e-5)
     predictor.save(tmp_path / "model.pkl")
     loaded = load_model(tmp_path / "model.pkl", "cpu")
-    again = loaded.predict(np.asarray(dataset.test))
+    again = loaded.predict(items)
     assert {key: value.tolist() for key, value in again.items()} == {key: value.tolist() for key, value in told.items()}
     assert loaded.n_labels == 12 and loaded.round == 1
-    alone = np.concatenate([loaded.predict(dataset.test[i : i + 1])["probabilities"] for i in range(60)])
+    alone = np.concatenate([loaded.predict(items[i : i + 1])["probabilities"] for i in range(60)])
     np.testing.assert_allclose(alone, told["probabilities"], rtol=1e-4)  # one function, whatever the batch
 
 
@@ -147,7 +148,7 @@ def spec() -> RunSpec:
 
 def test_a_finished_run_has_a_model_and_a_resumed_one_the_same(spec: RunSpec, tmp_path: Path) -> None:
     curve = start(spec, tmp_path / "run")
-    test = build(spec).dataset.test
+    test = np.asarray(build(spec).dataset.test)
     model = load_model(tmp_path / "run")
     told = model.predict(test)
     accuracy = (told["label"] == build(spec).dataset.test_labels.numpy()).mean()
