@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from activebdl.racing import Race
     from activebdl.regression import Moments
     from activebdl.rounds import Round
+    from activebdl.shards import Shards
     from activebdl.stopping import AllOf, AnyOf, StoppingRule, stopping_rule
     from activebdl.stopping.limits import CostLimit, LabelLimit, WallTime
     from activebdl.stopping.overall_uncertainty import OverallUncertainty
@@ -66,6 +67,7 @@ _HOMES = {
     "activebdl.racing": ("Race",),
     "activebdl.regression": ("Moments",),
     "activebdl.rounds": ("Round",),
+    "activebdl.shards": ("Shards",),
     "activebdl.stopping": ("AllOf", "AnyOf", "StoppingRule", "stopping_rule"),
     "activebdl.stopping.limits": ("CostLimit", "LabelLimit", "WallTime"),
     "activebdl.stopping.overall_uncertainty": ("OverallUncertainty",),
@@ -80,9 +82,9 @@ __all__ = [
     "ABSTAIN", "IVON", "MAP", "MNF", "SWAG", "ActiveDataset", "ActiveLearning", "Affine", "AllOf", "Annotation",
     "AnyOf", "BayesByBackprop", "Candidates", "Classes", "CostLimit", "Crowd", "Ensemble", "LabelLimit", "Labelled",
     "Laplace", "MCDropout", "Moments", "Normalise", "Numbers", "Oracle", "OverallUncertainty", "Query", "Race",
-    "Request", "Round", "Selection", "StablePredictions", "StoppingRule", "Training", "UserError", "ValidationAccuracy",
-    "Waiting", "WallTime", "dataset", "joint_strategy", "label_counts", "load", "network", "oracle", "posterior",
-    "resolve", "stopping_rule", "strategy",
+    "Request", "Round", "Selection", "Shards", "StablePredictions", "StoppingRule", "Training", "UserError",
+    "ValidationAccuracy", "Waiting", "WallTime", "dataset", "joint_strategy", "label_counts", "load", "network",
+    "oracle", "posterior", "resolve", "stopping_rule", "strategy",
 ]  # fmt: skip
 
 

@@ -104,11 +104,11 @@ class DropoutPosterior:
         self.module = module
         self.graph, self.layout = thinned(module, example) if thin else (None, torch.contiguous_format)
         self.sites = self.graph.sites() if self.graph is not None else find_sites(module, example)
-        self.device = example.device
 
     def draw(self, k: int, *, generator: torch.Generator) -> "ThinnedDraws | MaskedDraws":
         """K sub-networks; the first ones are the same however many are asked for."""
-        masks = draw_masks(self.sites, k, generator, self.device)
+        device = next(self.module.parameters()).device  # it may have been moved, with all of this
+        masks = draw_masks(self.sites, k, generator, device)
         if self.graph is None:
             return MaskedDraws(self.module, self.sites, list(masks))
         with torch.no_grad():
