@@ -14,6 +14,7 @@ from activebdl.errors import UserError
 
 Runs = Annotated[Path, typer.Option("--runs", help="The folder of all runs.")]
 Mlflow = Annotated[bool, typer.Option("--mlflow/--no-mlflow", help="Whether MLflow is told.")]
+Jobs = Annotated[int, typer.Option("--jobs", help="Runs at a time, each with its share of the cores.")]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="Its name, as 'activebdl list runs' shows it.")]
 
 
@@ -47,16 +48,41 @@ def tracking_for(runs: Path, experiment: str, mlflow: bool) -> Any:
 
 
 @contextlib.contextmanager
-def resumable(folder: Path, runs: Path) -> Generator[None]:
+def resumable(folder: Path, runs: Path, jobs: int = 1) -> Generator[None]:
     """Says how to go on, when the run is stopped from the keyboard."""
     try:
         yield
     except KeyboardInterrupt:
-        name = folder.relative_to(runs) if folder.is_relative_to(runs) else folder
-        from activebdl.run_folders import runs_option
-
-        typer.echo(f"\nStopped. Nothing is lost; go on with: activebdl resume {name}{runs_option(runs)}", err=True)
+        typer.echo(f"\nStopped. Nothing is lost; go on with: {_resume(folder, runs, jobs)}", err=True)
         raise typer.Exit(130) from None
+
+
+def _resume(folder: Path, runs: Path, jobs: int) -> str:
+    """The command that goes on."""
+    from activebdl.run_folders import runs_option
+
+    name = folder.relative_to(runs) if folder.is_relative_to(runs) else folder
+    return f"activebdl resume {name}{runs_option(runs)}" + (f" --jobs {jobs}" if jobs > 1 else "")
+
+
+def side_by_side(spec: Any, folder: Path, runs: Path, *, jobs: int, mlflow: bool) -> None:
+    """Runs a comparison, or goes on with it, and tells how it ended."""
+    from activebdl import sweep
+    from activebdl.report import table
+
+    executor = sweep.executor_for(jobs)
+    tracking = tracking_for(runs, spec.experiment, mlflow)
+    plot = folder / "curves.png"
+    with resumable(folder, runs, jobs):
+        try:
+            curves = sweep.compare(spec, folder, tracking=tracking, executor=executor)
+        except sweep.Unfinished as unfinished:
+            if unfinished.curves:
+                close(table(unfinished.curves), folder, runs, mlflow, plot=plot)
+            again = f"when that is mended, go on with: {_resume(folder, runs, jobs)}"
+            typer.secho(f"\n{unfinished}\n{again}", fg="red", err=True)
+            raise typer.Exit(1) from None
+    close(table(curves), folder, runs, mlflow, plot=plot)
 
 
 def close(table: str, folder: Path, runs: Path, mlflow: bool, plot: Path | None = None) -> None:

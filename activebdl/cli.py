@@ -11,7 +11,7 @@ try:
 except ImportError as error:
     raise SystemExit(f"The command line needs '{error.name}': pip install 'activebdl[cli]'") from None
 
-from activebdl._cli import Mlflow, Runs, close, resumable, tracking_for
+from activebdl._cli import Jobs, Mlflow, Runs, close, resumable, side_by_side, tracking_for
 from activebdl.cli_labels import ingest, label, labels, resume
 from activebdl.errors import UserError, Waiting
 
@@ -88,7 +88,11 @@ def run(
 def compare(
     source: Source = DEFAULT_PRESET,
     strategies: Annotated[str | None, typer.Option(help="By name, with commas: bald,random.")] = None,
+    posteriors: Annotated[
+        str | None, typer.Option(help="By name, with commas: mc_dropout,laplace; all trained as the preset's own.")
+    ] = None,
     seeds: Annotated[str | None, typer.Option(help="How many (3 is 0,1,2), or which ones (0,4,7).")] = None,
+    jobs: Jobs = 1,
     data: Data = None,
     network: Network = None,
     posterior: Posterior = None,
@@ -103,9 +107,9 @@ def compare(
     runs: Runs = Path("runs"),
     mlflow: Mlflow = True,
 ) -> None:
-    """Runs several strategies and seeds side by side; the same command again goes on where it stopped."""
+    """Runs several strategies, posteriors and seeds side by side; the same command again goes on where it stopped."""
     from activebdl import sweep
-    from activebdl.report import table
+    from activebdl.build import named_posterior
     from activebdl.spec import named_strategy, read_spec, validate
 
     changes = _changes(source, data, network, posterior, oracle, budget, query_size, initial, draws, device, set)
@@ -113,14 +117,14 @@ def compare(
     wanted = spec.compare.model_dump()
     if strategies is not None:
         wanted["strategies"] = [named_strategy(spec, each.strip()) for each in strategies.split(",")]
+    if posteriors is not None:
+        known = {named.name: named for named in spec.compare.posteriors}
+        names = [each.strip() for each in posteriors.split(",")]
+        wanted["posteriors"] = [known.get(each) or named_posterior(spec, each) for each in names]
     if seeds is not None:
         wanted["seeds"] = _seeds(seeds)
     spec = validate({**spec.model_dump(), "compare": wanted}, "the command line")
-    tracking = tracking_for(runs, spec.experiment, mlflow)
-    folder = sweep.comparison_folder(spec, runs, name)
-    with resumable(folder, runs):
-        curves = sweep.compare(spec, folder, tracking=tracking)
-    close(table(curves), folder, runs, mlflow, plot=folder / "curves.png")
+    side_by_side(spec, sweep.comparison_folder(spec, runs, name), runs, jobs=jobs, mlflow=mlflow)
 
 
 for command in (resume, label, ingest, labels):
@@ -237,8 +241,8 @@ def ui(
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command line and exits.
 
-    0: done. 2: a mistake of the user's. 3: the run waits for labels, and goes on when they are there. 130: stopped from
-    the keyboard.
+    0: done. 1: some runs of a comparison failed, the others are finished. 2: a mistake of the user's. 3: the run waits
+    for labels, and goes on when they are there. 130: stopped from the keyboard.
     """
     sys.path.insert(0, "")  # where the user stands, for my_module:name; python -m looks there by itself
     try:

@@ -3,26 +3,36 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-from activebdl._cli import Mlflow, Run, Runs, close, folder_of, resumable, runs_of, tracking_for, typer
+from activebdl._cli import (
+    Jobs,
+    Mlflow,
+    Run,
+    Runs,
+    close,
+    folder_of,
+    resumable,
+    runs_of,
+    side_by_side,
+    tracking_for,
+    typer,
+)
 from activebdl.errors import UserError, Waiting
 
 PEOPLE = ("web", "files", "label_studio")  # oracles whose labels come from people, who may go over to the page
 
 
-def resume(run: Run, runs: Runs = Path("runs"), mlflow: Mlflow = True) -> None:
+def resume(run: Run, jobs: Jobs = 1, runs: Runs = Path("runs"), mlflow: Mlflow = True) -> None:
     """Goes on with a run or a comparison, after any stop; the result is the same as without the stop."""
-    from activebdl import sweep
-    from activebdl.report import table
     from activebdl.run_folders import read_comparison
 
     folder = folder_of(run, runs)
     comparison = read_comparison(folder)
-    if comparison is None:
+    if comparison is not None:
+        side_by_side(comparison, folder, runs, jobs=jobs, mlflow=mlflow)
+    elif jobs != 1:
+        raise UserError(f"'{run}' is a single run; --jobs is for comparisons, which have several.")
+    else:
         _go_on(folder, runs, mlflow)
-        return
-    with resumable(folder, runs):
-        curves = sweep.compare(comparison, folder, tracking=tracking_for(runs, comparison.experiment, mlflow))
-    close(table(curves), folder, runs, mlflow, plot=folder / "curves.png")
 
 
 def label(

@@ -41,15 +41,20 @@ class Named(BaseModel):
 
 
 class Comparison(BaseModel):
-    """What `activebdl compare` sets side by side: every strategy with every seed."""
+    """What `activebdl compare` sets side by side: every strategy with every posterior and every seed.
+
+    Without posteriors it is the spec's own.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
     strategies: tuple[Named, ...] = Field(default=(Named(name="power_bald"), Named(name="random")), min_length=1)
+    posteriors: tuple[Named, ...] = ()
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1)
 
     @model_validator(mode="after")
     def _none_twice(self) -> Self:
-        for key, values in (("strategies", self.strategies), ("seeds", self.seeds)):
+        axes = {"strategies": self.strategies, "posteriors": self.posteriors, "seeds": self.seeds}
+        for key, values in axes.items():
             again = [value for i, value in enumerate(values) if value in values[:i]]
             if again:
                 what = again[0].name if isinstance(again[0], Named) else again[0]
