@@ -1,6 +1,5 @@
 """What runs in each of the processes that look at a pool in shards; see `activebdl.shards`."""
 
-import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -9,8 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from activebdl import __version__
-from activebdl.cluster import packed, unpacked
+from activebdl.cluster import packed, unpacked, versions
 from activebdl.data.inputs import Inputs, as_tensor
 from activebdl.devices import Precision, choose_device
 from activebdl.errors import UserError
@@ -45,8 +43,8 @@ class PoolActor:
     What the user can mend is told in a sentence beside the result, so that it arrives as it was said.
     """
 
-    def __init__(self, cpus: float) -> None:
-        torch.set_num_threads(max(1, int(cpus)))
+    def __init__(self, threads: int) -> None:
+        torch.set_num_threads(threads)
         self._kept: dict[str, tuple[Any, Any]] = {}
         self._scorers: dict[tuple[int, str, Precision], Scorer] = {}
 
@@ -95,8 +93,3 @@ class PoolActor:
 def pack(thing: Inputs | Fitted | Callable[[Tensor], Tensor], what: str) -> Bytes:
     """As an array, which processes of one machine share."""
     return np.frombuffer(packed(thing, what), np.uint8)
-
-
-def versions() -> dict[str, str]:
-    """What numbers may depend on beside the run itself."""
-    return {"activebdl": __version__, "torch": torch.__version__, "Python": platform.python_version()}

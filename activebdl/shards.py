@@ -12,7 +12,6 @@ N: items asked about.
 """
 
 import contextlib
-import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,8 +20,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from activebdl._pool_actor import Job, PoolActor, pack, versions
-from activebdl.cluster import default_address, joined
+from activebdl._pool_actor import Job, PoolActor, pack
+from activebdl.cluster import Cluster, Room, differing, lost
 from activebdl.data.inputs import Inputs
 from activebdl.devices import Precision
 from activebdl.errors import UserError, words
@@ -33,7 +32,6 @@ from activebdl.scoring import default_chunk
 _AHEAD = 2  # shards that a process has been given, so that it need not wait for the next
 _MOST = 64  # chunks of a shard
 _TRIES = 3  # of a shard, or of starting a process, before it is given up
-_PATIENCE = 120.0  # seconds without any process before a cluster is too small
 
 
 class Shards:
@@ -43,8 +41,7 @@ class Shards:
 
     Args:
         count: How many processes.
-        address: "auto" for a Ray on this machine, ``HOST:PORT`` or ``ray://HOST:PORT`` for a cluster that is there;
-            None for what RAY_ADDRESS says, and "auto" where it says nothing.
+        address: As in `activebdl.cluster.Cluster`.
         cpus: Of each process; as many threads.
         gpus: Of each process, such as 0.5 for two to a GPU; with 0 they look by CPU, whatever the run's own device.
 
@@ -53,17 +50,18 @@ class Shards:
     """
 
     def __init__(self, count: int, address: str | None = None, *, cpus: float = 1, gpus: float = 0) -> None:
-        if count < 1 or cpus <= 0 or gpus < 0:
-            raise UserError(
-                f"Shards are looked at by 1 process or more, each with CPUs: not by {count} with {cpus:g} CPUs and "
-                f"{gpus:g} GPUs."
-            )
-        self.count, self.cpus, self.gpus = count, cpus, gpus
-        self.address = address or default_address()
+        if count < 1:
+            raise UserError(f"A pool is looked at by 1 process or more, not by {count}.")
+        self.count, self.cluster = count, Cluster(address, cpus, gpus)
         self.received = 0  # bytes of all results that came back
         self._open = contextlib.ExitStack()
         self._crew: _Crew | None = None
         self._fitted: tuple[Fitted, Any] | None = None
+
+    @staticmethod
+    def on(cluster: Cluster, count: int) -> "Shards":
+        """So many processes there."""
+        return Shards(count, cluster.address, cpus=cluster.cpus, gpus=cluster.gpus)
 
     def __enter__(self) -> Self:
         return self
@@ -83,7 +81,7 @@ class Shards:
             self._fitted = (sight.fitted, crew.ray.put(pack(sight.fitted, "The posterior")))
         reduce = None if f is None else (crew.ray.put(pack(f, "What is asked of the posterior")),)
         job = Job((self._fitted[1],), sight.k, sight.purpose, sight.precision, reduce)
-        chunk = sight.fitted.chunk or default_chunk(torch.device("cuda" if self.gpus else "cpu"))
+        chunk = sight.fitted.chunk or default_chunk(torch.device("cuda" if self.cluster.gpus else "cpu"))
         chunks = max(1, min(_MOST, len(ids) // (8 * self.count * chunk)))
         found = _Walk(crew, crew.ray.put(job), ids, chunks * chunk, on_items).run()
         self.received += found.nbytes
@@ -94,7 +92,7 @@ class Shards:
         if self._crew is None or self._crew.inputs is not inputs:
             self.__exit__()
             holds = inputs.nbytes if isinstance(inputs, Tensor) else 0
-            ray = self._open.enter_context(joined(self.address, cpus=self.count * self.cpus, holds=holds))
+            ray = self._open.enter_context(self.cluster.joined(processes=self.count, holds=holds))
             self._crew = self._open.enter_context(_Crew(ray, self, inputs))
         return self._crew
 
@@ -128,8 +126,9 @@ class _Crew:
         self._pool = ray.put(inputs.numpy() if whole else pack(inputs, "The pool")), not whole
         self.ready: list[Any] = []
         self.starting: dict[Any, Any] = {}
+        self.lost = lost(ray)
+        self._room = Room(ray, shards.cluster)
         self._failed = 0
-        self._alone_since = time.monotonic()
 
     def __enter__(self) -> Self:
         return self
@@ -141,13 +140,10 @@ class _Crew:
 
     def fill(self) -> None:
         """Asks for as many as are wanted."""
-        shards = self.shards
-        # SPREAD: over the machines, so that not all are lost with one of them.
-        remote = self.ray.remote(PoolActor).options(
-            num_cpus=shards.cpus, num_gpus=shards.gpus, max_restarts=0, scheduling_strategy="SPREAD"
-        )
-        for _ in range(shards.count - len(self.ready) - len(self.starting)):
-            actor = remote.remote(shards.cpus)
+        cluster = self.shards.cluster
+        remote = self.ray.remote(PoolActor).options(**cluster.options(), max_restarts=0)
+        for _ in range(self.shards.count - len(self.ready) - len(self.starting)):
+            actor = remote.remote(cluster.threads)
             self.starting[actor.hold.remote(*self._pool)] = actor
 
     def welcome(self, ref: Any) -> None:
@@ -160,9 +156,7 @@ class _Crew:
             if self._failed >= _TRIES:
                 raise UserError(f"Processes of Ray die while they are given the pool ({words(error)}).") from error
             return
-        if runs != versions():
-            differ = ", ".join(f"{name} {runs[name]} and not {own}" for name, own in versions().items())
-            raise UserError(f"A machine of the cluster has {differ}; all are to have the same, for scores to be so.")
+        told = differing(runs) or told
         if told is not None:
             raise UserError(told)
         self._failed = 0
@@ -172,24 +166,12 @@ class _Crew:
         """Of these, and of those that are starting, what has come; after a while nothing.
 
         Raises:
-            UserError: There has been nobody to wait for, for long.
+            UserError: There is nobody to wait for, and no machine where one could be.
         """
         done, _ = self.ray.wait([*refs, *self.starting], num_returns=1, timeout=1.0)
-        if self.ready or done:
-            self._alone_since = time.monotonic()
-        elif time.monotonic() - self._alone_since > _PATIENCE:
-            has = self.ray.cluster_resources()
-            raise UserError(
-                f"No machine of the Ray cluster has {self.shards.cpus:g} CPUs and {self.shards.gpus:g} GPUs free; all "
-                f"together have {has.get('CPU', 0):g} and {has.get('GPU', 0):g}: ask for less, or add machines."
-            )
+        if not done and not self.ready:
+            self._room.check()
         return done
-
-    @property
-    def lost(self) -> tuple[type[Exception], ...]:
-        """What is raised for a process or a machine that is gone."""
-        e = self.ray.exceptions
-        return (e.RayActorError, e.ObjectLostError, e.WorkerCrashedError, e.NodeDiedError, e.OutOfMemoryError)
 
 
 class _Walk:

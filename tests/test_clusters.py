@@ -1,4 +1,4 @@
-"""Pools and comparisons on a real cluster, which loses a node. The truth is what one process does."""
+"""A pool on a real cluster, which loses a node. The truth is what one process does."""
 
 import os
 from collections.abc import Generator
@@ -105,9 +105,9 @@ def test_items_that_no_process_survives_are_named(cluster: Nodes, fitted: Fitted
 
 
 def test_a_cluster_that_is_too_small_says_so(cluster: Nodes, fitted: Fitted, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("activebdl.shards._PATIENCE", 2.0)
+    monkeypatch.setattr("activebdl.cluster._PATIENCE", 2.0)
     with (
         Shards(2, gpus=0.5) as shards,
-        pytest.raises(UserError, match="0.5 GPUs free; all together have . and 0:"),
+        pytest.raises(UserError, match="has 1 CPUs and 0.5 GPUs"),
     ):
         together(fitted, blobs(100, seed=8)[0], shards).scores(torch.arange(36), bald)
