@@ -20,6 +20,7 @@ from activebdl.build import build, make_dataset, resolved
 from activebdl.cluster import Cluster
 from activebdl.errors import UserError, Waiting
 from activebdl.files import write_safely
+from activebdl.progress import say
 from activebdl.report import Curve
 from activebdl.run_folders import COMMON, begun, folder_for, read_comparison, run_name
 from activebdl.runs import NO_TRACKING, Tracking
@@ -105,6 +106,7 @@ def compare(
         with tracking.comparison(folder.name, uid) as tracking:
             if executor.speaks:
                 return _hear(tasks, Driver(tasks, dataset, tracking, None), executor)
+            say(f"{len(tasks)} runs, {executor.width} at a time; what each says is in its folder in {folder}")
             with TimeLeft(tasks, executor.width) as bar:
                 return _hear(tasks, Driver(tasks, dataset, tracking, bar), executor)
 

@@ -42,7 +42,7 @@ def _end_of(task: Task, tell: Callable[[Event], object], dataset: Callable[[], A
     except Waiting as waiting:
         return Waits(str(waiting))
     except UserError as error:
-        return Failed(str(error))
+        return Failed(str(error), traceback.format_exc() if error.__cause__ is not None else None)
     except Exception as error:
         return Failed(words(error), traceback.format_exc())
 
@@ -54,7 +54,7 @@ class _Telling:
         self._tell, self._done = tell, done
 
     @contextlib.contextmanager
-    def run(self, spec: RunSpec, name: str, uid: str) -> Generator[TrackRound]:
+    def run(self, spec: RunSpec, name: str, uid: str, model: Path | None = None) -> Generator[TrackRound]:
         self._tell(Begun(uid, self._done))
         yield lambda dataset, round: self._tell(Told(round))
 

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from activebdl.build import make_strategy
 from activebdl.report import Curve
 from activebdl.rounds import Round
+from activebdl.run_folders import short
 from activebdl.spec import RunSpec
 
 
@@ -30,7 +32,7 @@ class Task:
     @property
     def label(self) -> str:
         """What tells it from its siblings, for people."""
-        return f"{self.spec.strategy.name}, {self.spec.posterior.name}, seed {self.spec.seed}"
+        return f"{make_strategy(self.spec.strategy).label}, {short(self.spec.posterior.name)}, seed {self.spec.seed}"
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ class Failed:
 
     Args:
         reason: In one sentence.
-        traceback: All there is to say; None where the sentence is enough.
+        traceback: Where it was raised, in the user's code or in ours; None where the sentence says it all.
     """
 
     reason: str

@@ -2,6 +2,9 @@
 
 The processes are spawned, not forked: torch's threads do not survive a fork. Each takes one child after the other, so
 that torch and the data set are loaded once. It ends when its driver does, whatever ended that.
+
+Sums on a CPU may differ in their last bits with the number of threads, and selections with them: to have the same runs
+with any number of jobs, set OMP_NUM_THREADS, which is obeyed. A GPU is shared by all.
 """
 
 import contextlib
@@ -164,8 +167,12 @@ def cores() -> int:
 def _work(connection: Connection) -> None:
     """The life of a worker."""
     threading.Thread(target=_end_with_the_driver, daemon=True).start()
+    from tqdm import tqdm
+
     from activebdl.build import make_dataset
     from activebdl.sweep._child import run_child
+
+    tqdm.set_lock(threading.RLock())  # its own is a semaphore, which a killed process leaves behind
 
     known: dict[str, ActiveDataset] = {}
 

@@ -69,7 +69,7 @@ class TimeLeft:
     def _show(self, rounds: int) -> None:
         left = self.seconds()
         if left is not None:
-            self._bar.set_postfix_str(f", {self._bar.format_interval(left)} left", refresh=False)
+            self._bar.set_postfix_str(f"{self._bar.format_interval(left)} left", refresh=False)
         self._bar.update(rounds)
 
 
