@@ -12,7 +12,7 @@ N: items asked about.
 """
 
 import contextlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Self
@@ -168,7 +168,10 @@ class _Crew:
         Raises:
             UserError: There is nobody to wait for, and no machine where one could be.
         """
-        done, _ = self.ray.wait([*refs, *self.starting], num_returns=1, timeout=1.0)
+        refs = [*refs, *self.starting]
+        done, _ = self.ray.wait(refs, num_returns=1, timeout=1.0)
+        if done:  # and all the others that have come by now
+            done, _ = self.ray.wait(refs, num_returns=len(refs), timeout=0)
         if not done and not self.ready:
             self._room.check()
         return done
@@ -182,6 +185,7 @@ class _Walk:
         starts = range(0, max(1, len(ids)), size)
         self.todo = deque((start, min(start + size, len(ids))) for start in starts)
         self.running: dict[Any, tuple[Any, tuple[int, int]]] = {}  # in the order in which they were given out
+        self.load: Counter[Any] = Counter()  # how many each process has
         self.tries: dict[tuple[int, int], int] = {}
         self.rows: Tensor | None = None
         self.told: tuple[int, str] | None = None  # the first of the items' errors
@@ -202,14 +206,13 @@ class _Walk:
         return self.rows
 
     def _give(self) -> None:
-        load = [actor for actor, _ in self.running.values()]
-        for _ in range(_AHEAD):  # one each, then the next
+        for most in range(1, _AHEAD + 1):  # one each, then the next
             for actor in self.crew.ready:
-                if self.todo and load.count(actor) < _AHEAD:
+                if self.todo and self.load[actor] < most:
                     start, stop = self.todo.popleft()
                     ref = actor.look.remote(self.job, self.ids[start:stop].numpy())
                     self.running[ref] = (actor, (start, stop))
-                    load.append(actor)
+                    self.load[actor] += 1
 
     def _take(self, ref: Any) -> None:
         actor, (start, stop) = self.running[ref]
@@ -219,6 +222,7 @@ class _Walk:
             self._lose(actor, error)
             return
         del self.running[ref]
+        self.load[actor] -= 1
         if told is not None:
             if self.told is None or start < self.told[0]:
                 self.told = (start, told)

@@ -12,7 +12,7 @@ from activebdl.sweep import compare
 from activebdl.sweep._children import Begun, Event, Executor, Kept, Task, Tell, Told
 from activebdl.sweep._on_ray import OnRay
 from tests.clusters import Nodes, nodes
-from tests.test_sweep import asked, told
+from tests.comparisons import asked, told
 
 pytestmark = pytest.mark.slow
 

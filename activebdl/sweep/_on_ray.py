@@ -12,6 +12,7 @@ import tempfile
 import threading
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -25,7 +26,9 @@ from activebdl.journal import Journal
 from activebdl.journal_reading import snapshot
 from activebdl.run_folders import JOURNAL, SPEC_FILE
 from activebdl.sweep._children import Begun, Event, Failed, Finished, Kept, Task, Tell, Told, Waits
+from activebdl.sweep._processes import OUTPUT
 
+_BESIDE = (SPEC_FILE, OUTPUT)  # what the driver keeps with the journal
 _TRIES = 4  # of a child, before it is given up
 _LOOK = 1.0  # seconds between two looks at what the cluster has
 _PEOPLE = ("web", "files")  # oracles that serve or write where the child runs
@@ -103,11 +106,11 @@ class _Running:
 
     def _begin(self, number: int) -> None:
         task = self.tasks[number]
-        files = {}
         if (task.folder / JOURNAL).exists():
             with Journal(task.folder / JOURNAL):
                 pass  # nobody else has it, and what SQLite keeps beside it is in it now
-            files[JOURNAL] = (task.folder / JOURNAL).read_bytes()
+        there = [task.folder / name for name in (JOURNAL, *_BESIDE) if (task.folder / name).exists()]
+        files = {path.name: path.read_bytes() for path in there}
         self.streams[self.remote.remote(task, files, self.threads, versions(), os.getcwd())] = number
 
     def _hear(self, stream: Any) -> None:
@@ -123,6 +126,8 @@ class _Running:
             else:
                 self.tell(number, Failed(f"its process died {_TRIES} times, lastly by {words(error)}"))
             return
+        except self.ray.exceptions.RayTaskError as error:
+            event = Failed(words(error.cause), str(error))
         if isinstance(event, Finished | Waits | Failed):
             del self.streams[stream]
         self.tell(number, event)
@@ -172,7 +177,8 @@ def _events(task: Task) -> Iterator[Event]:
 
     def run() -> None:
         try:
-            run_child(task, tell, lambda: _dataset_of(task))
+            with (task.folder / OUTPUT).open("a", buffering=1) as out, redirect_stdout(out), redirect_stderr(out):
+                run_child(task, tell, lambda: _dataset_of(task))
         except BaseException as error:
             events.put(Failed(str(error) or type(error).__name__))
 
@@ -185,9 +191,9 @@ def _events(task: Task) -> Iterator[Event]:
 
 
 def _kept(folder: Path) -> Kept:
-    files = {JOURNAL: snapshot(folder / JOURNAL)} if (folder / JOURNAL).exists() else {}
-    if (folder / SPEC_FILE).exists():
-        files[SPEC_FILE] = (folder / SPEC_FILE).read_bytes()
+    files = {name: (folder / name).read_bytes() for name in _BESIDE if (folder / name).exists()}
+    if (folder / JOURNAL).exists():
+        files[JOURNAL] = snapshot(folder / JOURNAL)
     return Kept(files)
 
 
