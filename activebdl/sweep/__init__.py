@@ -114,6 +114,7 @@ def compare(
 def _hear(tasks: list[Task], driver: Driver, executor: Executor) -> list[Curve]:
     with driver:
         executor.run(tasks, driver.take)
+    assert driver.ended == len(tasks), "an executor returns when every child has told how it ended"
     if driver.failed:
         raise Unfinished(
             {tasks[i].folder.name: reason for i, reason in sorted(driver.failed.items())}, driver.curves, len(tasks)

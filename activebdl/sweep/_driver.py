@@ -1,6 +1,5 @@
 """Who hears what the children tell: MLflow, the report, and people at the terminal learn it from here alone."""
 
-import contextlib
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from types import TracebackType
@@ -43,6 +42,11 @@ class Driver:
         """Of those that are finished, in the order of the tasks."""
         return [self._curves[number] for number in sorted(self._curves)]
 
+    @property
+    def ended(self) -> int:
+        """How many have, however they did."""
+        return len(self._curves) + len(self.waits) + len(self.failed)
+
     def __enter__(self) -> Self:
         return self
 
@@ -70,7 +74,6 @@ class Driver:
                     if self.bar is not None:
                         self.bar.take(number, round)
             case Kept(files):
-                task.folder.mkdir(parents=True, exist_ok=True)
                 for name, content in files.items():
                     write_safely(task.folder / name, content)
             case Finished(curve):
@@ -85,8 +88,8 @@ class Driver:
             case Failed(reason, trace):
                 self.failed[number] = reason
                 self._close(number, RuntimeError(reason))
+                (task.folder / FAILED).unlink(missing_ok=True)
                 if trace is not None:
-                    task.folder.mkdir(parents=True, exist_ok=True)
                     write_safely(task.folder / FAILED, trace)
                 self._say(number, f"FAILED: {reason}", always=True)
 
@@ -94,15 +97,13 @@ class Driver:
         """Ends it in MLflow, as an exception within would."""
         if number in self._open:
             run, _ = self._open.pop(number)
-            with contextlib.suppress(RuntimeError, Waiting) if error is not None else contextlib.nullcontext():
-                run.__exit__(type(error) if error is not None else None, error, None)
+            run.__exit__(type(error) if error is not None else None, error, None)
 
     def _say(self, number: int, what: str, *, always: bool = False) -> None:
         """A line for a child that has ended."""
-        ended = len(self._curves) + len(self.waits) + len(self.failed)
         if self.bar is not None:
             self.bar.end(number)
-            say(f"[{ended}/{len(self.tasks)}] {self.tasks[number].label}: {what}")
+            say(f"[{self.ended}/{len(self.tasks)}] {self.tasks[number].label}: {what}")
         elif always:
             say(f"  {what}")
 

@@ -53,7 +53,7 @@ class Processes:
         waiting = deque(enumerate(tasks))
         workers: list[_Worker] = []
         try:
-            with _environment(self.width):
+            with _environment(min(self.width, len(tasks))):
                 while waiting or any(worker.number is not None for worker in workers):
                     workers = [worker for worker in workers if worker.is_alive]
                     while len(workers) < min(self.width, len(tasks)) and waiting:

@@ -14,8 +14,7 @@ import pytest
 import torch
 
 from activebdl.journal_reading import read_rounds
-from activebdl.report import Curve
-from activebdl.run_folders import JOURNAL, list_runs
+from activebdl.run_folders import JOURNAL, begun
 from activebdl.spec import RunSpec, spec_text
 from activebdl.sweep import FAILED, Unfinished, compare, executor_for
 from activebdl.sweep._processes import OUTPUT
@@ -105,17 +104,8 @@ def half_done(place: Path, process: subprocess.Popen[str]) -> bool:
     """Two runs have begun, and one of them has a round."""
     assert process.poll() is None, process.communicate()
     journals = list((place / "runs" / "two").rglob(JOURNAL))
-    rounds = [len(read_rounds(journal)) for journal in journals if list_of(journal)]
+    rounds = [len(read_rounds(journal)) for journal in journals if begun(journal.parent) is not None]
     return len(rounds) >= 2 and max(rounds) >= 1
-
-
-def list_of(journal: Path) -> bool:
-    """Whether the run has begun, its spec written."""
-    return any(True for _ in list_runs(journal.parent))
-
-
-def truth(place: Path, spec: RunSpec) -> list[Curve]:
-    return compare(spec, place / "one")
 
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes in /proc")
@@ -127,13 +117,14 @@ def test_a_driver_that_is_killed_leaves_nobody_behind_and_the_same_command_goes_
     killed = command(place, spec, "--jobs", "2")
     wait_until(lambda: half_done(place, killed))
     killed.kill()
-    killed.communicate()  # ends when nobody holds the other end, so that its workers are gone too
+    killed.wait()  # not for its workers, which may still hold their journals
     again = command(place, spec, "--jobs", "2")
     out, err = again.communicate(timeout=240)
     assert again.returncode == 0, err
     assert out.count(" labels, ") >= 4 and "[4/4]" in out and "\r" not in out
+    assert killed.communicate()[1] == ""
     assert not alive(killed.pid) and not alive(again.pid)
-    expected = truth(place, spec)
+    expected = compare(spec, place / "one")
     assert asked(place / "runs" / "two") == asked(place / "one")
     lines = (place / "runs" / "two" / "curves.csv").read_text()
     assert lines == (place / "one" / "curves.csv").read_text()
@@ -153,7 +144,7 @@ def test_a_stop_from_the_keyboard_stops_all_and_says_how_to_go_on(place: Path) -
     wait_until(lambda: not alive(process.pid))
     resumed = subprocess.run([sys.executable, "-m", "activebdl", "resume", "two", "--jobs", "2", "--no-mlflow"])
     assert resumed.returncode == 0
-    truth(place, spec)
+    compare(spec, place / "one")
     assert asked(place / "runs" / "two") == asked(place / "one")
 
 
