@@ -11,6 +11,7 @@ The nodes have the cores of one machine: this shows what shards cost, and not ho
 """
 
 import argparse
+import logging
 import os
 import re
 import threading
@@ -50,7 +51,7 @@ class Cluster:
 
         head = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": STORE}
         self.nodes: Any = Nodes(initialize_head=True, head_node_args=head)
-        ray.init(address=self.nodes.address, log_to_driver=False, logging_level="ERROR")
+        ray.init(address=self.nodes.address, log_to_driver=False, logging_level=logging.ERROR)
         self.mortal: Any = None
         self.add()
 
@@ -64,10 +65,11 @@ class Cluster:
 
 
 class Watch:
-    """The most resident memory of each process that looks at the pool, in GiB."""
+    """Of each process that looks at the pool the most resident memory, in GiB, and the seconds of CPU so far."""
 
     def __init__(self) -> None:
         self.peaks: dict[str, float] = {}
+        self.cpu: dict[str, float] = {}
         threading.Thread(target=self._look, daemon=True).start()
 
     def _look(self) -> None:
@@ -75,11 +77,13 @@ class Watch:
             for status in Path("/proc").glob("[0-9]*/status"):
                 try:
                     text = status.read_text()
+                    times = status.with_name("stat").read_text().rpartition(")")[2].split()
                 except OSError:
                     continue  # it has ended
                 peak = re.search(r"VmHWM:\s+(\d+) kB", text)
                 if text.startswith("Name:\tray::PoolActor") and peak:
                     self.peaks[status.parent.name] = int(peak[1]) / 2**20
+                    self.cpu[status.parent.name] = (int(times[11]) + int(times[12])) / os.sysconf("SC_CLK_TCK")
             time.sleep(0.5)
 
 
@@ -98,11 +102,13 @@ def timed(what: str, scorer: Scorer, count: int, received: Callable[[], int], wa
     watch.peaks.clear()
     Path("/proc/self/clear_refs").write_text("5")  # the peak is that of what comes
     before, begin = received(), time.perf_counter()
+    busy = time.process_time() + sum(watch.cpu.values())
     scores = scorer.scores(torch.arange(count), bald)
     seconds = time.perf_counter() - begin
+    busy = time.process_time() + sum(watch.cpu.values()) - busy
     came = f"{(received() - before) / 2**20:.1f}"
     actors = " ".join(f"{peak:.2f}" for peak in watch.peaks.values())
-    line = f"{what:<24}{seconds:>9.1f}{count * scorer.draws.count / seconds:>12,.0f}{came:>11}"
+    line = f"{what:<24}{seconds:>9.1f}{busy:>9.1f}{count * scorer.draws.count / busy:>14,.0f}{came:>11}"
     print(f"{line}{memory('VmHWM'):>13.2f}   {actors}", flush=True)
     return scores
 
@@ -119,7 +125,8 @@ def main() -> None:
     inputs = MappedInputs(np.load(written(arguments.folder, count), mmap_mode="r"))
     fitted, watch = fit(inputs), Watch()
     print(f"the posterior, packed: {len(pack(fitted, 'the posterior')):,} bytes")
-    print(f"{'':<24}{'seconds':>9}{'samples/s':>12}{'came, MiB':>11}{'driver, GiB':>13}   processes, GiB", flush=True)
+    head = f"{'':<24}{'seconds':>9}{'of CPU':>9}{'samples/CPU s':>14}{'came, MiB':>11}{'driver, GiB':>13}"
+    print(f"{head}   processes, GiB", flush=True)
     alone = fitted.scorer(fitted.draw(k, "score"), inputs, CPU)
     alone.scores(torch.arange(1024), bald)  # what is made once is there before the clock starts
     expected = timed("one process", alone, count, lambda: 0, watch)
