@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from activebdl.racing import Race
     from activebdl.regression import Moments
     from activebdl.rounds import Round
+    from activebdl.shards import Shards
     from activebdl.stopping import AllOf, AnyOf, StoppingRule, stopping_rule
     from activebdl.stopping.limits import CostLimit, LabelLimit, WallTime
     from activebdl.stopping.overall_uncertainty import OverallUncertainty
@@ -68,6 +69,7 @@ _HOMES = {
     "activebdl.racing": ("Race",),
     "activebdl.regression": ("Moments",),
     "activebdl.rounds": ("Round",),
+    "activebdl.shards": ("Shards",),
     "activebdl.stopping": ("AllOf", "AnyOf", "StoppingRule", "stopping_rule"),
     "activebdl.stopping.limits": ("CostLimit", "LabelLimit", "WallTime"),
     "activebdl.stopping.overall_uncertainty": ("OverallUncertainty",),
@@ -82,9 +84,9 @@ __all__ = [
     "ABSTAIN", "IVON", "MAP", "MNF", "SWAG", "ActiveDataset", "ActiveLearning", "Affine", "AllOf", "Annotation",
     "AnyOf", "BayesByBackprop", "Candidates", "Classes", "CostLimit", "Crowd", "Ensemble", "LabelLimit", "Labelled",
     "Laplace", "MCDropout", "Moments", "Normalise", "Numbers", "Oracle", "OverallUncertainty", "Predictor",
-    "Query", "Race", "Request", "Round", "Selection", "StablePredictions", "StoppingRule", "Training", "UserError",
-    "ValidationAccuracy", "Waiting", "WallTime", "dataset", "joint_strategy", "label_counts", "load", "load_model",
-    "network", "oracle", "posterior", "resolve", "stopping_rule", "strategy",
+    "Query", "Race", "Request", "Round", "Selection", "Shards", "StablePredictions", "StoppingRule", "Training",
+    "UserError", "ValidationAccuracy", "Waiting", "WallTime", "dataset", "joint_strategy", "label_counts", "load",
+    "load_model", "network", "oracle", "posterior", "resolve", "stopping_rule", "strategy",
 ]  # fmt: skip
 
 

@@ -11,7 +11,19 @@ try:
 except ImportError as error:
     raise SystemExit(f"The command line needs '{error.name}': pip install 'activebdl[cli]'") from None
 
-from activebdl._cli import Jobs, Mlflow, Runs, close, resumable, side_by_side, tracking_for
+from activebdl._cli import (
+    Cpus,
+    Gpus,
+    Jobs,
+    Mlflow,
+    Ray,
+    Runs,
+    close,
+    cluster_for,
+    resumable,
+    side_by_side,
+    tracking_for,
+)
 from activebdl.cli_labels import ingest, label, labels, resume
 from activebdl.cli_report import report
 from activebdl.errors import UserError, Waiting
@@ -63,6 +75,9 @@ def run(
     draws: Draws = None,
     device: Device = None,
     set: Set = None,
+    ray: Ray = None,
+    cpus: Cpus = None,
+    gpus: Gpus = None,
     name: Name = None,
     runs: Runs = Path("runs"),
     mlflow: Mlflow = True,
@@ -77,11 +92,13 @@ def run(
     if strategy is not None:
         first["strategy"] = named_strategy(read_spec(source), strategy).model_dump()
     changes = _changes(source, data, network, posterior, oracle, budget, query_size, initial, draws, device, set)
-    spec = read_spec(source, first | changes)
+    spec, cluster = read_spec(source, first | changes), cluster_for(ray, cpus, gpus)
+    if cluster is not None and spec.shards is None:
+        raise UserError("A single run has its pool looked at on Ray: say by how many processes, --set shards=4.")
     tracking = tracking_for(runs, spec.experiment, mlflow)
     folder = folder_for(runs, name or run_name(spec))
-    with resumable(folder, runs):
-        curve = start(spec, folder, tracking=tracking)
+    with resumable(folder, runs, "" if cluster is None else cluster.as_options):
+        curve = start(spec, folder, tracking=tracking, cluster=cluster)
     close(table([curve]), folder, runs, mlflow)
 
 
@@ -93,7 +110,10 @@ def compare(
         str | None, typer.Option(help="By name, with commas: mc_dropout,laplace; all trained as the preset's own.")
     ] = None,
     seeds: Annotated[str | None, typer.Option(help="How many (3 is 0,1,2), or which ones (0,4,7).")] = None,
-    jobs: Jobs = 1,
+    jobs: Jobs = None,
+    ray: Ray = None,
+    cpus: Cpus = None,
+    gpus: Gpus = None,
     data: Data = None,
     network: Network = None,
     posterior: Posterior = None,
@@ -125,7 +145,8 @@ def compare(
     if seeds is not None:
         wanted["seeds"] = _seeds(seeds)
     spec = validate({**spec.model_dump(), "compare": wanted}, "the command line")
-    side_by_side(spec, sweep.comparison_folder(spec, runs, name), runs, jobs=jobs, mlflow=mlflow)
+    cluster, folder = cluster_for(ray, cpus, gpus), sweep.comparison_folder(spec, runs, name)
+    side_by_side(spec, folder, runs, jobs=jobs, mlflow=mlflow, cluster=cluster)
 
 
 for command in (resume, label, ingest, labels, report):

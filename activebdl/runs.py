@@ -18,6 +18,7 @@ from typing import Protocol
 
 from activebdl.build import build, resolved
 from activebdl.candidates import Candidates
+from activebdl.cluster import Cluster
 from activebdl.data import ActiveDataset
 from activebdl.devices import describe
 from activebdl.errors import UserError, told
@@ -63,7 +64,12 @@ NO_TRACKING: Tracking = _NoTracking()
 
 
 def start(
-    spec: RunSpec, folder: Path, *, tracking: Tracking = NO_TRACKING, dataset: ActiveDataset | None = None
+    spec: RunSpec,
+    folder: Path,
+    *,
+    tracking: Tracking = NO_TRACKING,
+    dataset: ActiveDataset | None = None,
+    cluster: Cluster | None = None,
 ) -> Curve:
     """Makes the folder and runs the spec in it, to the end.
 
@@ -72,12 +78,13 @@ def start(
         folder: Where it lives; it must not be there yet.
         tracking: Sends the rounds to MLflow.
         dataset: The data set, when it is at hand already.
+        cluster: Where its shards are looked at, if it has some.
 
     Raises:
         UserError: Anything that cannot work, before the folder is made and anything is trained.
     """
     spec = resolved(spec)
-    cycle = build(spec, dataset=dataset, folder=folder, progress=bars)
+    cycle = build(spec, dataset=dataset, folder=folder, progress=bars, cluster=cluster)
     with Journal(folder / JOURNAL) as journal:
         journal.note("uid", uuid.uuid4().hex)
         journal.note("spec", spec.model_dump(mode="json"))  # last: with it the run has begun
@@ -91,6 +98,7 @@ def resume(
     tracking: Tracking = NO_TRACKING,
     dataset: ActiveDataset | None = None,
     oracle: Named | None = None,
+    cluster: Cluster | None = None,
 ) -> Curve:
     """Goes on with a run where it stopped; what is finished is only told again.
 
@@ -99,6 +107,7 @@ def resume(
         tracking: Sends the rounds to MLflow.
         dataset: The data set, when it is at hand already.
         oracle: Who labels from here on; None for the one it was started with.
+        cluster: Where its shards are looked at, if it has some.
 
     Raises:
         UserError: There is no such run, or another process is working on it.
@@ -108,7 +117,8 @@ def resume(
     with Journal(folder / JOURNAL) as journal:
         if not (folder / SPEC_FILE).exists():  # killed before it was written
             write_safely(folder / SPEC_FILE, spec_text(spec))
-        return _go(build(today, dataset=dataset, folder=folder, progress=bars), spec, folder, journal, tracking)
+        cycle = build(today, dataset=dataset, folder=folder, progress=bars, cluster=cluster)
+        return _go(cycle, spec, folder, journal, tracking)
 
 
 def _go(cycle: ActiveLearning, spec: RunSpec, folder: Path, journal: Journal, tracking: Tracking) -> Curve:

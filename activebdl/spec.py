@@ -99,6 +99,7 @@ class RunSpec(BaseModel):
     device: str = "auto"
     chunk: int | None = Field(None, ge=1, description="items at a time while scoring; null takes what suits the device")
     keep_model: bool = Field(True, description="whether the last posterior is kept, to predict with; see load_model")
+    shards: int | None = Field(None, ge=1, description="processes of Ray that look at the pool in place of the run's")
     compare: Comparison = Comparison()
 
     def label_counts(self) -> tuple[int, ...]:
@@ -200,7 +201,9 @@ def _is_yaml(name: str) -> bool:
 
 def _experiment(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> str:
     """The experiment's name, another one when changes make it another data set or protocol."""
-    same = {"strategy", "posterior", "seed", "device", "chunk", "oracle", "time_limit", "keep_model", "compare"}
+    same = {
+        "strategy", "posterior", "seed", "device", "chunk", "shards", "oracle", "time_limit", "keep_model", "compare",
+    }  # fmt: skip
     within = ("strategy.", "compare.", "oracle.")
     if all(key in same or key.startswith(within) for key in changes):
         return tree["experiment"]

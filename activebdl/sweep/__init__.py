@@ -17,6 +17,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from activebdl.build import build, make_dataset, resolved
+from activebdl.cluster import Cluster
 from activebdl.errors import UserError, Waiting
 from activebdl.files import write_safely
 from activebdl.progress import say
@@ -60,13 +61,17 @@ def comparison_folder(spec: RunSpec, runs: Path, name: str | None = None) -> Pat
     return folder_for(runs, name or spec.experiment, lambda folder: _holds(folder, spec))
 
 
-def executor_for(jobs: int) -> Executor | None:
-    """What runs so many children at a time on this machine; None for one at a time, in this process.
+def executor_for(jobs: int | None, cluster: Cluster | None = None) -> Executor | None:
+    """What runs so many children at a time, on this machine or on a cluster; None for one after the other, here.
 
     Raises:
         UserError: There is no such number of them.
     """
-    return None if jobs == 1 else Processes(jobs)
+    if cluster is not None:
+        from activebdl.sweep._on_ray import OnRay
+
+        return OnRay(cluster, jobs)
+    return None if jobs in (None, 1) else Processes(jobs)
 
 
 def compare(
@@ -151,7 +156,7 @@ def _placed(children: list[RunSpec], folder: Path) -> list[Task]:
 
 def _common(spec: RunSpec) -> dict[str, Any]:
     """What all runs of a comparison share, as plain data: other posteriors take over the training of the spec's own."""
-    return resolved(spec).model_dump(mode="json", exclude={"strategy", "seed", "compare"})
+    return resolved(spec).model_dump(mode="json", exclude={"strategy", "seed", "shards", "compare"})
 
 
 def _holds(folder: Path, spec: RunSpec) -> bool:
@@ -163,7 +168,10 @@ def _holds(folder: Path, spec: RunSpec) -> bool:
 def _is_of(place: Path, child: RunSpec) -> bool:
     """Whether a run has begun in a folder, maybe when there were fewer settings than today."""
     known = begun(place)
-    return known is not None and (known == child or resolved(known) == child)
+    if known is None:
+        return False
+    known = known.model_copy(update={"shards": child.shards})  # by whom a pool is looked at changes nothing
+    return known == child or resolved(known) == child
 
 
 @contextlib.contextmanager
