@@ -48,7 +48,7 @@ def tracking_for(runs: Path, experiment: str, mlflow: bool) -> Any:
         from activebdl.runs import NO_TRACKING
 
         return NO_TRACKING
-    from activebdl.tracking import MlflowTracking
+    from activebdl.tracking.store import MlflowTracking
 
     return MlflowTracking.prepare(runs, experiment)
 

@@ -132,10 +132,7 @@ class Belief:
         """What is believed, to be used on its own; it predicts as `evaluate` does."""
         learner, dataset = self.learner, self.learner.dataset
         example = dataset.pool[torch.arange(min(len(dataset.pool), EXAMPLES))].clone()
-        return Predictor(
-            self.posterior, test_draws, learner.seed, self.round, self.n_labels, dataset.target, self.task.predict,
-            dataset.normalise, example, learner.device, learner.chunk,
-        )  # fmt: skip
+        return Predictor(self.fitted, test_draws, self.n_labels, dataset.target, example, learner.device)
 
     def predict(self, ids: Tensor, draws: int) -> Tensor:
         """What is predicted of items, for people: probabilities ``[n, C]``, or mean and deviation ``[n, 2]``."""

@@ -255,7 +255,7 @@ def ui(
     runs: Runs = Path("runs"),
 ) -> None:
     """Opens MLflow on this machine, with the curves of all runs."""
-    from activebdl.tracking import open_ui
+    from activebdl.tracking.store import open_ui
 
     open_ui(runs, port)
 

@@ -7,7 +7,6 @@
 B: items, K: draws, C: classes. Entropies are in nats.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -23,11 +22,11 @@ from activebdl.data.inputs import as_tensor, single
 from activebdl.devices import choose_device
 from activebdl.errors import UserError, told
 from activebdl.files import MODEL
-from activebdl.posteriors import Draws, Posterior
-from activebdl.randomness import generator
+from activebdl.fitted import Fitted
+from activebdl.posteriors import Draws
 from activebdl.regression import Moments
-from activebdl.scoring import Scorer, entropy, predictive
-from activebdl.targets import Predict, Target
+from activebdl.scoring import entropy, predictive
+from activebdl.targets import Target
 
 Column = np.ndarray[Any, Any]
 
@@ -37,30 +36,20 @@ class Predictor:
     """A posterior with the draws that its run's test set was predicted with, so that it says of an item what was said.
 
     Args:
-        posterior: What is believed.
+        fitted: The posterior, and how to look at items with it.
         draws: K.
-        seed: The run's.
-        round: After which round it is believed.
         n_labels: The labels that there were, those of validation items included.
         target: What a label is.
-        read: What is read from the draws.
-        normalise: Turns stored inputs into what the network reads.
         example: The first items of the pool, as stored ``[n, ...]``: what an item looks like.
         device: Where the network lies.
-        chunk: Items at a time; None takes what suits the device.
     """
 
-    posterior: Posterior
+    fitted: Fitted
     draws: int
-    seed: int
-    round: int
     n_labels: int
     target: Target
-    read: Predict
-    normalise: Callable[[Tensor], Tensor]
     example: Tensor
     device: torch.device
-    chunk: int | None = None
 
     def predict(self, x: Array) -> dict[str, Column]:
         """What is believed of items.
@@ -78,10 +67,7 @@ class Predictor:
             UserError: The items have another shape than those of the data set.
         """
         inputs = self._inputs(x)
-        scorer = Scorer(
-            self._drawn, inputs, self.normalise, self.device, self.chunk,  # pyright: ignore[reportArgumentType]
-            predict=self.read, target=self.target.kind,
-        )  # fmt: skip
+        scorer = self.fitted.scorer(self._drawn, inputs, self.device)
         everything = torch.arange(len(inputs))
         if self.target.kind == "numbers":
             return _of_numbers(scorer.reduce(everything, _moments))
@@ -100,7 +86,7 @@ class Predictor:
 
     @cached_property
     def _drawn(self) -> Draws:
-        return self.posterior.draw(self.draws, generator=generator(self.seed, self.round, "test"))
+        return self.fitted.draw(self.draws, "test")
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key != "_drawn"}

@@ -36,7 +36,7 @@ TrackRound = Callable[[ActiveDataset, Round], object]
 
 
 class Tracking(Protocol):
-    """Where rounds are sent, beside the journal; see `activebdl.tracking`."""
+    """Where rounds are sent, beside the journal; see `activebdl.tracking.store`."""
 
     def run(self, spec: RunSpec, name: str, uid: str, model: Path | None = None) -> AbstractContextManager[TrackRound]:
         """One run, or the rest of it: the ``uid`` tells that it is the same.

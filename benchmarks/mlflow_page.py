@@ -8,8 +8,8 @@ It takes playwright and Chromium (make test-browser installs both), and goes the
 import sys
 from pathlib import Path
 
-from tests.mlflow_pages import Visitor, ui
 from tests.oracles.web.chromium import chromium
+from tests.tracking.mlflow_pages import Visitor, ui
 
 
 def main(runs: str, experiment: str, to: str) -> None:

@@ -27,11 +27,11 @@ from memory import memory, written
 from torch import Tensor
 
 from activebdl import Classes, Labelled, MCDropout, Normalise, Shards, Training
-from activebdl._pool_actor import pack
 from activebdl.data import MappedInputs
 from activebdl.fitted import Fitted
 from activebdl.networks import make_network
 from activebdl.scoring import Scorer
+from activebdl.shards._actor import pack
 from activebdl.strategies.bald import bald
 
 SHAPE = (1, 28, 28)

@@ -16,7 +16,7 @@ from activebdl import ActiveDataset, ActiveLearning, MCDropout, Normalise, Round
 from activebdl.cli import main
 from activebdl.runs import start
 from activebdl.spec import read_spec
-from activebdl.tracked import _are_images, _grid
+from activebdl.tracking.told import _are_images, _grid
 
 N, T, CLASSES = 60, 30, ("circle", "cross", "square")
 NORMALISE = Normalise(255.0, 0.5, 0.25)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from activebdl import ActiveDataset, ActiveLearning, Classes, Normalise, Numbers, Training, UserError, load_model
 from activebdl.build import build, resolved
+from activebdl.fitted import Fitted
 from activebdl.posteriors import posteriors
 from activebdl.predictor import Predictor
 from activebdl.runs import resume, start
@@ -46,7 +47,8 @@ class KnownMoments:
 
 def known(draws: Any, target: Classes | Numbers, read: Any) -> Predictor:
     example = torch.zeros(1, 1)
-    return Predictor(Known(draws), 3, 0, 0, 5, target, read, Normalise(), example, torch.device("cpu"), chunk=2)
+    fitted = Fitted(Known(draws), read, target.kind, Normalise(), example, seed=0, round=0, chunk=2)
+    return Predictor(fitted, 3, 5, target, example, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("name", EIGHT)
@@ -66,7 +68,7 @@ def test_it_says_what_the_last_round_said_also_from_a_file(
     loaded = load_model(tmp_path / "model.pkl", "cpu")
     again = loaded.predict(items)
     assert {key: value.tolist() for key, value in again.items()} == {key: value.tolist() for key, value in told.items()}
-    assert loaded.n_labels == 12 and loaded.round == 1
+    assert loaded.n_labels == 12 and loaded.fitted.round == 1
     alone = np.concatenate([loaded.predict(items[i : i + 1])["probabilities"] for i in range(60)])
     np.testing.assert_allclose(alone, told["probabilities"], rtol=1e-4)  # one function, whatever the batch
 

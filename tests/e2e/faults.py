@@ -42,7 +42,7 @@ from activebdl.journal import Journal
 from activebdl.pictures import confusion_matrix
 from activebdl.run_folders import begun
 from activebdl.spec import RunSpec
-from activebdl.tracking import MlflowTracking
+from activebdl.tracking.store import MlflowTracking
 from tests.e2e.outside import SPEC, Board, Log, board, dice
 from tests.e2e.verdict import End, judge, what_is_kept
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from activebdl.outbox import Outbox, reason
+from activebdl.tracking.outbox import Outbox, reason
 
 
 @dataclass

@@ -19,12 +19,12 @@ import pytest
 
 from activebdl.build import build, resolved
 from activebdl.data import ActiveDataset
-from activebdl.outbox import Outbox
 from activebdl.rounds import Round
 from activebdl.runs import TrackRound, resume, start
 from activebdl.spec import RunSpec, read_spec
 from activebdl.sweep import compare
-from activebdl.tracking import MlflowTracking
+from activebdl.tracking.outbox import Outbox
+from activebdl.tracking.store import MlflowTracking
 
 pytestmark = pytest.mark.slow
 

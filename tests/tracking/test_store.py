@@ -12,12 +12,12 @@ import torch
 from activebdl import UserError
 from activebdl.build import build, resolved
 from activebdl.errors import Waiting
-from activebdl.mlflow_ui import VIEW, VIEW_TAG, charts_url
 from activebdl.rounds import Round
 from activebdl.spec import RunSpec, read_spec
 from activebdl.targets import Classes
-from activebdl.tracked import flat, metrics_of
-from activebdl.tracking import UID, MlflowTracking, store_uri
+from activebdl.tracking.store import UID, MlflowTracking, store_uri
+from activebdl.tracking.told import flat, metrics_of
+from activebdl.tracking.ui import VIEW, VIEW_TAG, charts_url
 
 CLASSES = Classes(("a", "b", "c"))
 

@@ -11,8 +11,8 @@ from torch.utils.data import Dataset
 
 from activebdl import ActiveDataset, Numbers
 from activebdl.data.inputs import MappedInputs, StreamedInputs
-from activebdl.mlflow_data import LOOKS, dataset_inputs, digest, profile
 from activebdl.spec import RunSpec
+from activebdl.tracking.datasets import LOOKS, dataset_inputs, digest, profile
 
 ITEMS = np.arange(400, dtype=np.float32).reshape(100, 4)
 

@@ -20,7 +20,6 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from activebdl._pool_actor import Job, PoolActor, pack
 from activebdl.cluster import Cluster, Room, differing, lost
 from activebdl.data.inputs import Inputs
 from activebdl.devices import Precision
@@ -28,6 +27,7 @@ from activebdl.errors import UserError, words
 from activebdl.fitted import Fitted
 from activebdl.progress import Advance
 from activebdl.scoring import default_chunk
+from activebdl.shards._actor import Job, PoolActor, pack
 
 _AHEAD = 2  # shards that a process has been given, so that it need not wait for the next
 _MOST = 64  # chunks of a shard

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.mlflow_pages import Visitor, ui
 from tests.oracles.web.chromium import chromium
+from tests.tracking.mlflow_pages import Visitor, ui
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

@@ -1,12 +1,4 @@
-"""MLflow: accuracy, or what else is measured, against labels for all to see.
-
-This file and those named mlflow_*.py beside it are the only ones that import mlflow.
-
-An experiment is a data set and a protocol; a comparison is a parent run, under which each (strategy, posterior, seed)
-is a child. The step of every metric is the number of labels. MLflow shows what the journal knows, and no more: when
-it fails, the run goes on, and what is missing is sent when it is back, or by `activebdl resume`; each round is one
-point, whatever failed when.
-"""
+"""Experiments and comparisons in MLflow's store, which is made where there is none."""
 
 import contextlib
 import logging
@@ -21,16 +13,16 @@ from filelock import FileLock
 from activebdl import __version__
 from activebdl.data import ActiveDataset
 from activebdl.errors import UserError, Waiting
-from activebdl.mlflow_run import UID as UID
-from activebdl.mlflow_run import TrackedRun
-from activebdl.mlflow_system import watched
-from activebdl.mlflow_ui import VIEW_TAG, charts_url, serve, share_view
-from activebdl.outbox import Outbox, reason
 from activebdl.progress import say
 from activebdl.rounds import Round
 from activebdl.run_folders import runs_option
 from activebdl.runs import Tracking, TrackRound
 from activebdl.spec import RunSpec
+from activebdl.tracking.outbox import Outbox, reason
+from activebdl.tracking.run import UID as UID
+from activebdl.tracking.run import TrackedRun
+from activebdl.tracking.system import watched
+from activebdl.tracking.ui import VIEW_TAG, charts_url, serve, share_view
 
 STORE = "mlflow.db"
 

@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from activebdl.data import ActiveDataset
-from activebdl.mlflow_data import dataset_inputs
-from activebdl.mlflow_model import send_model
-from activebdl.mlflow_ui import NUMBERS, share_view
 from activebdl.rounds import Round
 from activebdl.run_folders import SPEC_FILE
 from activebdl.spec import RunSpec, spec_text
-from activebdl.tracked import EACH_ROUND, flat, machine, metrics_of, pictures_of
+from activebdl.tracking.datasets import dataset_inputs
+from activebdl.tracking.model import send_model
+from activebdl.tracking.told import EACH_ROUND, flat, machine, metrics_of, pictures_of
+from activebdl.tracking.ui import NUMBERS, share_view
 
 UID = "activebdl.uid"
 

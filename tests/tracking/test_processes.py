@@ -13,7 +13,7 @@ import pytest
 
 SETTINGS = {"budget": 40, "posterior.training.steps": 2, "draws": 2}
 IMPORTS = [  # done once, for they take most of the time
-    "activebdl.tracking", "activebdl.build", "activebdl.pictures", "torch._dynamo", "sklearn.datasets",
+    "activebdl.tracking.store", "activebdl.build", "activebdl.pictures", "torch._dynamo", "sklearn.datasets",
     "matplotlib.backends.backend_agg", "mlflow.pyfunc", "mlflow.store.tracking.sqlalchemy_store",
 ]  # fmt: skip
 NAMES = [f"run-{number}" for number in range(8)]
@@ -48,7 +48,7 @@ def run(runs: Path, name: str, words: Path) -> None:
     from activebdl.build import resolved
     from activebdl.runs import start
     from activebdl.spec import read_spec
-    from activebdl.tracking import MlflowTracking
+    from activebdl.tracking.store import MlflowTracking
 
     os.environ.pop("MLFLOW_TRACKING_URI", None)
     with words.open("w") as file, contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from activebdl.build import build, resolved
-from activebdl.mlflow_model import write_model
 from activebdl.predictor import load_model
 from activebdl.report import Curve
 from activebdl.runs import resume, start
 from activebdl.spec import RunSpec, read_spec
-from activebdl.tracking import MlflowTracking, store_uri
+from activebdl.tracking.model import write_model
+from activebdl.tracking.store import MlflowTracking, store_uri
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """MLflow that fails at any call, whether it did what it was asked for or not: in the end each point is there once.
 
-The store is a double that keeps all it is told, so that a point sent twice is two; tests/test_outage_server.py has the
-real server.
+The store is a double that keeps all it is told, so that a point sent twice is two; test_outage_server.py has the real
+server.
 """
 
 from collections import Counter
@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 
 from activebdl.build import build, resolved
 from activebdl.errors import Waiting
-from activebdl.outbox import Outbox
 from activebdl.rounds import Round
 from activebdl.spec import RunSpec, read_spec
-from activebdl.tracked import flat, metrics_of
-from activebdl.tracking import MlflowTracking
-from tests.mlflow_double import WRITES, Store
+from activebdl.tracking.outbox import Outbox
+from activebdl.tracking.store import MlflowTracking
+from activebdl.tracking.told import flat, metrics_of
+from tests.tracking.mlflow_double import WRITES, Store
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +53,8 @@ def no_drawing() -> Iterator[None]:
         (to / "MLmodel").write_text(f"{file.read_text()}, {model_id}")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("activebdl.mlflow_run.pictures_of", named)
-        patch.setattr("activebdl.mlflow_model.write_model", write)
+        patch.setattr("activebdl.tracking.run.pictures_of", named)
+        patch.setattr("activebdl.tracking.model.write_model", write)
         yield
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from activebdl.mlflow_run import UID
+from activebdl.tracking.run import UID
 
 WRITES = {
     "create_run",
