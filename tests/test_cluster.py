@@ -45,3 +45,10 @@ def test_tasks_are_refused_what_only_the_driver_has(change: dict[str, object], w
 def test_no_run_at_a_time_is_refused() -> None:
     with pytest.raises(UserError, match="1 or more, not 0"):
         executor_for(0, Cluster())
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "nobody"])
+def test_a_cluster_that_does_not_answer_is_told_at_once(address: str) -> None:
+    pytest.importorskip("ray")
+    with pytest.raises(UserError, match=f"No Ray cluster can be joined at '{address}'"), Cluster(address).joined():
+        pass
