@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import platform
+import socket
 import sys
 import time
 from collections.abc import Generator
@@ -80,8 +81,11 @@ class Cluster:
             options = {"address": "local", "include_dashboard": False, "num_cpus": room}
             options["object_store_memory"] = _STORE + int(1.1 * holds)
         try:
+            if address != LOCAL:  # Ray itself would try for minutes
+                host, _, port = address.removeprefix("ray://").rpartition(":")
+                socket.create_connection((host, int(port)), timeout=10).close()
             ray.init(**options, log_to_driver=False, logging_level=logging.ERROR)
-        except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             raise UserError(
                 f"No Ray cluster can be joined at '{address}' ({words(error)}): give 'auto' for this machine, or the "
                 "HOST:PORT of a cluster that 'ray start --head' began, on one of its machines."
