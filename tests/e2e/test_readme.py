@@ -14,6 +14,7 @@ from activebdl.strategies._gallery import README as GALLERY
 from tests.strategies.fakes import pool
 
 README = Path(__file__).parents[2] / "README.md"
+POSTERIORS = README.parent / "activebdl/posteriors/README.md"
 
 
 def code(readme: Path) -> list[str]:
@@ -27,19 +28,25 @@ def forgetting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(strategies, "_known", {found.name: found for found in strategies.known()})
 
 
-def test_the_ten_lines_run_and_learn_and_laplace_does_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_ten_lines_run_and_learn(capsys: pytest.CaptureFixture[str]) -> None:
     names: dict[str, object] = {}
-    cycle, numbers, laplace, _ = code(README)
-    exec(compile(cycle, str(README), "exec"), names)
+    exec(compile(code(README)[0], str(README), "exec"), names)
     told = [line.split(maxsplit=2) for line in capsys.readouterr().out.splitlines()]
     assert [int(n) for n, *_ in told] == [20, 40, 60, 80, 100]
     assert float(told[-1][1]) > 0.85
-    exec(compile(numbers, str(README), "exec"), names)
+
+
+def test_the_posteriors_page_puts_laplace_around_a_network_and_learns_numbers(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    names: dict[str, object] = {}
+    laplace, numbers = code(POSTERIORS)
+    exec(compile(laplace, str(POSTERIORS), "exec"), names)
+    assert capsys.readouterr().out == "torch.Size([200, 20, 10])\n"
+    exec(compile(numbers, str(POSTERIORS), "exec"), names)
     told = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert [int(n) for n, _ in told] == [10, 20, 30, 40, 50]
     assert float(told[-1][1]) < 71  # the error of always saying the mean
-    exec(compile(laplace, str(README), "exec"), names)
-    assert capsys.readouterr().out == "torch.Size([200, 20, 10])\n"
 
 
 def learns(strategy: Any) -> list[tuple[int, ...]]:
@@ -120,7 +127,7 @@ def test_every_command_it_names_exists() -> None:
     assert {"run", "compare", "resume", "list", "data", "ui"} <= named
 
 
-@pytest.mark.parametrize("readme", [README, GALLERY], ids=["main", "gallery"])
+@pytest.mark.parametrize("readme", [README, GALLERY, POSTERIORS], ids=["main", "gallery", "posteriors"])
 def test_every_file_it_links_to_exists(readme: Path) -> None:
     links = re.findall(r"\]\(([^)#]+)\)", readme.read_text(encoding="utf-8"))
     assert links
