@@ -1,4 +1,4 @@
-"""The command line: ``activebdl run``, ``compare``, ``list``, ``data``, ``uncertainty``, ``ui``, and `cli_labels`."""
+"""The command line: ``run``, ``compare``, ``list``, ``data``, ``uncertainty``, ``ui``, `cli_labels`, `cli_report`."""
 
 import sys
 from enum import StrEnum
@@ -13,6 +13,7 @@ except ImportError as error:
 
 from activebdl._cli import Mlflow, Runs, close, resumable, tracking_for
 from activebdl.cli_labels import ingest, label, labels, resume
+from activebdl.cli_report import report
 from activebdl.errors import UserError, Waiting
 
 DEFAULT_PRESET = "mnist-1000"
@@ -105,7 +106,7 @@ def compare(
 ) -> None:
     """Runs several strategies and seeds side by side; the same command again goes on where it stopped."""
     from activebdl import sweep
-    from activebdl.report import table
+    from activebdl.report import conclude
     from activebdl.spec import named_strategy, read_spec, validate
 
     changes = _changes(source, data, network, posterior, oracle, budget, query_size, initial, draws, device, set)
@@ -120,10 +121,10 @@ def compare(
     folder = sweep.comparison_folder(spec, runs, name)
     with resumable(folder, runs):
         curves = sweep.compare(spec, folder, tracking=tracking)
-    close(table(curves), folder, runs, mlflow, plot=folder / "curves.png")
+    close(conclude(curves, folder), folder, runs, mlflow, plot=folder / "curves.png")
 
 
-for command in (resume, label, ingest, labels):
+for command in (resume, label, ingest, labels, report):
     app.command()(command)
 
 

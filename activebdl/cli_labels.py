@@ -12,7 +12,7 @@ PEOPLE = ("web", "files", "label_studio")  # oracles whose labels come from peop
 def resume(run: Run, runs: Runs = Path("runs"), mlflow: Mlflow = True) -> None:
     """Goes on with a run or a comparison, after any stop; the result is the same as without the stop."""
     from activebdl import sweep
-    from activebdl.report import table
+    from activebdl.report import conclude
     from activebdl.run_folders import read_comparison
 
     folder = folder_of(run, runs)
@@ -22,7 +22,7 @@ def resume(run: Run, runs: Runs = Path("runs"), mlflow: Mlflow = True) -> None:
         return
     with resumable(folder, runs):
         curves = sweep.compare(comparison, folder, tracking=tracking_for(runs, comparison.experiment, mlflow))
-    close(table(curves), folder, runs, mlflow, plot=folder / "curves.png")
+    close(conclude(curves, folder), folder, runs, mlflow, plot=folder / "curves.png")
 
 
 def label(

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
 
-from activebdl.build import build, make_strategy, resolved
+from activebdl.build import build, resolved
 from activebdl.candidates import Candidates
 from activebdl.data import ActiveDataset
 from activebdl.devices import describe
@@ -23,9 +23,9 @@ from activebdl.files import write_safely
 from activebdl.journal import Journal
 from activebdl.loop import ActiveLearning
 from activebdl.progress import bars, rounds_bar, say
-from activebdl.report import Curve
+from activebdl.report import Curve, curve_of
 from activebdl.rounds import Round
-from activebdl.run_folders import JOURNAL, SPEC_FILE, short, spec_of
+from activebdl.run_folders import JOURNAL, SPEC_FILE, spec_of
 from activebdl.spec import Named, RunSpec, spec_text
 
 TrackRound = Callable[[ActiveDataset, Round], object]
@@ -129,20 +129,6 @@ def _go(cycle: ActiveLearning, spec: RunSpec, folder: Path, journal: Journal, tr
     if ended is not None:
         say(f"  stopped: {ended}")
     return curve_of(spec, rounds, stopped=ended is not None)
-
-
-def curve_of(spec: RunSpec, rounds: list[Round], *, stopped: bool) -> Curve:
-    """The learning curve of a run's rounds, and whether it ended before its budget."""
-    names = rounds[0].metrics
-    return Curve(
-        strategy=make_strategy(spec.strategy).label,
-        posterior=short(spec.posterior.name),
-        seed=spec.seed,
-        counts=tuple(round.n_labels for round in rounds),
-        metrics={name: tuple(round.metrics[name] for round in rounds) for name in names},
-        seconds=sum(sum(round.seconds.values()) for round in rounds),
-        stopped=stopped,
-    )
 
 
 def _done(journal: Journal) -> int:

@@ -1,17 +1,9 @@
 import csv
 import io
 from dataclasses import replace
-from typing import Any
 
-import pytest
-
-from activebdl.report import Curve, by_label, plot, table, to_csv
-
-
-def curve(strategy: str, seed: int, accuracy: list[float], counts: tuple[int, ...] = (20, 40, 60)) -> Curve:
-    metrics = {"accuracy": tuple(accuracy), "nll": tuple(1 - a for a in accuracy)}
-    return Curve(strategy, "mc_dropout", seed, counts, metrics, seconds=90.0)
-
+from activebdl.report import Curve, by_label, table, to_csv
+from tests.report.made import curve, of_numbers
 
 CURVES = [
     curve("bald", 0, [0.5, 0.9, 0.98]),
@@ -58,28 +50,6 @@ def test_curves_that_end_apart_are_compared_where_all_of_them_are() -> None:
     assert len(list(csv.DictReader(io.StringIO(to_csv(ENDING_APART))))) == 2 + 3 + 4
 
 
-def test_curves_that_end_apart_are_drawn_to_their_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    from matplotlib.axes import Axes
-
-    drawn: list[tuple[list[int], str]] = []
-    draw = Axes.plot
-
-    def listen(self: Axes, x: Any, y: Any, **options: Any) -> Any:
-        drawn.append((list(x), options["label"]))
-        return draw(self, x, y, **options)
-
-    monkeypatch.setattr(Axes, "plot", listen)
-    assert plot(ENDING_APART, "title").startswith(b"\x89PNG")
-    assert drawn == [
-        ([20, 40], "bald (2 seeds), 85.00 % at 40"),
-        ([20, 40, 60, 80], "random, 98.00 % at 80"),
-    ]
-
-
-def of_numbers(strategy: str, seed: int, rmse: list[float]) -> Curve:
-    return Curve(strategy, "mc_dropout", seed, (20, 40, 60), {"rmse": tuple(rmse), "nll": (1.0, 1.0, 1.0)})
-
-
 NUMBERS = [of_numbers("gaussian_bald", 0, [71.5, 60, 50]), of_numbers("gaussian_bald", 1, [70.5, 58, 52])]
 
 
@@ -88,10 +58,6 @@ def test_the_table_of_numbers_tells_their_error() -> None:
     assert told["20"] == "71 ± 0.71"
     assert told["mean RMSE"] == "60 ± 0.53"  # of 60.375 and 59.625, by trapezoids
     assert not any(name.startswith("labels to") for name in told)
-
-
-def test_the_plot_of_numbers_is_a_picture() -> None:
-    assert plot(NUMBERS, "title").startswith(b"\x89PNG")
 
 
 def test_a_single_seed_has_no_deviation() -> None:
@@ -117,13 +83,6 @@ def test_the_csv_holds_every_point() -> None:
     points = list(csv.DictReader(io.StringIO(to_csv(CURVES))))
     assert len(points) == 12
     assert points[4] == {
-        "strategy": "random", "posterior": "mc_dropout", "seed": "0", "n_labels": "40", "accuracy": "0.7", "nll": "0.3",
+        "strategy": "random", "posterior": "mc_dropout", "seed": "0", "n_labels": "40", "accuracy": "0.7",
+        "nll": "0.3", "ece": "0.7",
     }  # fmt: skip
-
-
-@pytest.mark.parametrize("accuracy", [[0.1, 0.2, 0.3], [0.9, 0.99, 0.999], [0.5, 1.0, 1.0], [0.7, 0.7, 0.7]])
-def test_the_plot_is_a_picture_whatever_the_heights(accuracy: list[float]) -> None:
-    png = plot([curve("bald", 0, accuracy), curve("bald", 1, accuracy)], "title")
-    assert png.startswith(b"\x89PNG")
-    width, height = (int.from_bytes(png[at : at + 4], "big") for at in (16, 20))
-    assert (width, height) == (1152, 720)
