@@ -5,6 +5,8 @@ ACTIVEBDL_FAST=1 they run in the form that the tests run, with less data and few
 """
 
 import argparse
+import base64
+import io
 import os
 import sys
 import tempfile
@@ -14,6 +16,8 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+from PIL import Image
+from traitlets.config import Config
 
 HERE = Path(__file__).parent
 
@@ -30,14 +34,27 @@ def run(path: Path, folder: Path) -> nbformat.NotebookNode:
         timeout=600,
         kernel_name="python3",
         record_timing=False,
+        coalesce_streams=True,
+        config=Config(KernelManager={"transport": "ipc"}),  # a socket file of the user's own, and no port
         resources={"metadata": {"path": str(folder)}},
     )
     client.execute()
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            if "image/png" in output.get("data", {}):
+                output.data["image/png"] = smaller(output.data["image/png"])
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
         "language_info": {"name": "python"},
     }
     return notebook
+
+
+def smaller(png: str) -> str:
+    """The same figure in 256 colours, which nobody misses, and in a third of the bytes."""
+    picture, buffer = Image.open(io.BytesIO(base64.b64decode(png))), io.BytesIO()
+    picture.convert("RGB").quantize(256).save(buffer, format="png", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def main() -> int:
