@@ -30,9 +30,11 @@ if TYPE_CHECKING:
     from activebdl.posteriors.mc_dropout import MCDropout
     from activebdl.posteriors.mnf import MNF
     from activebdl.posteriors.swag import SWAG
+    from activebdl.predictor import Predictor, load_model
     from activebdl.racing import Race
     from activebdl.regression import Moments
     from activebdl.rounds import Round
+    from activebdl.shards import Shards
     from activebdl.stopping import AllOf, AnyOf, StoppingRule, stopping_rule
     from activebdl.stopping.limits import CostLimit, LabelLimit, WallTime
     from activebdl.stopping.overall_uncertainty import OverallUncertainty
@@ -63,9 +65,11 @@ _HOMES = {
     "activebdl.posteriors.mc_dropout": ("MCDropout",),
     "activebdl.posteriors.mnf": ("MNF",),
     "activebdl.posteriors.swag": ("SWAG",),
+    "activebdl.predictor": ("Predictor", "load_model"),
     "activebdl.racing": ("Race",),
     "activebdl.regression": ("Moments",),
     "activebdl.rounds": ("Round",),
+    "activebdl.shards": ("Shards",),
     "activebdl.stopping": ("AllOf", "AnyOf", "StoppingRule", "stopping_rule"),
     "activebdl.stopping.limits": ("CostLimit", "LabelLimit", "WallTime"),
     "activebdl.stopping.overall_uncertainty": ("OverallUncertainty",),
@@ -79,10 +83,10 @@ _HOMES = {
 __all__ = [
     "ABSTAIN", "IVON", "MAP", "MNF", "SWAG", "ActiveDataset", "ActiveLearning", "Affine", "AllOf", "Annotation",
     "AnyOf", "BayesByBackprop", "Candidates", "Classes", "CostLimit", "Crowd", "Ensemble", "LabelLimit", "Labelled",
-    "Laplace", "MCDropout", "Moments", "Normalise", "Numbers", "Oracle", "OverallUncertainty", "Query", "Race",
-    "Request", "Round", "Selection", "StablePredictions", "StoppingRule", "Training", "UserError", "ValidationAccuracy",
-    "Waiting", "WallTime", "dataset", "joint_strategy", "label_counts", "load", "network", "oracle", "posterior",
-    "resolve", "stopping_rule", "strategy",
+    "Laplace", "MCDropout", "Moments", "Normalise", "Numbers", "Oracle", "OverallUncertainty", "Predictor",
+    "Query", "Race", "Request", "Round", "Selection", "Shards", "StablePredictions", "StoppingRule", "Training",
+    "UserError", "ValidationAccuracy", "Waiting", "WallTime", "dataset", "joint_strategy", "label_counts", "load",
+    "load_model", "network", "oracle", "posterior", "resolve", "stopping_rule", "strategy",
 ]  # fmt: skip
 
 

@@ -14,6 +14,13 @@ from activebdl.errors import UserError
 
 Runs = Annotated[Path, typer.Option("--runs", help="The folder of all runs.")]
 Mlflow = Annotated[bool, typer.Option("--mlflow/--no-mlflow", help="Whether MLflow is told.")]
+Jobs = Annotated[int | None, typer.Option("--jobs", help="Runs at a time, each with its share of the cores.")]
+Ray = Annotated[
+    str | None,
+    typer.Option("--ray", metavar="ADDRESS", help="A cluster of Ray, HOST:PORT; auto begins one on this machine."),
+]
+Cpus = Annotated[float | None, typer.Option("--cpus", help="Of each process on Ray, which has as many threads.")]
+Gpus = Annotated[float | None, typer.Option("--gpus", help="Of each process on Ray; 0.25 for four to a GPU.")]
 Run = Annotated[str, typer.Argument(metavar="RUN", help="Its name, as 'activebdl list runs' shows it.")]
 
 
@@ -46,17 +53,54 @@ def tracking_for(runs: Path, experiment: str, mlflow: bool) -> Any:
     return MlflowTracking.prepare(runs, experiment)
 
 
+def cluster_for(ray: str | None, cpus: float | None, gpus: float | None) -> Any:
+    """The cluster, where one is wanted."""
+    if ray is None:
+        if cpus is not None or gpus is not None:
+            raise UserError("--cpus and --gpus are of processes on Ray: say where it is, --ray ADDRESS.")
+        return None
+    from activebdl.cluster import Cluster
+
+    return Cluster(ray, 1 if cpus is None else cpus, gpus or 0)
+
+
 @contextlib.contextmanager
-def resumable(folder: Path, runs: Path) -> Generator[None]:
+def resumable(folder: Path, runs: Path, how: str = "") -> Generator[None]:
     """Says how to go on, when the run is stopped from the keyboard."""
     try:
         yield
     except KeyboardInterrupt:
-        name = folder.relative_to(runs) if folder.is_relative_to(runs) else folder
-        from activebdl.run_folders import runs_option
-
-        typer.echo(f"\nStopped. Nothing is lost; go on with: activebdl resume {name}{runs_option(runs)}", err=True)
+        typer.echo(f"\nStopped. Nothing is lost; go on with: {_resume(folder, runs, how)}", err=True)
         raise typer.Exit(130) from None
+
+
+def _resume(folder: Path, runs: Path, how: str) -> str:
+    """The command that goes on."""
+    from activebdl.run_folders import runs_option
+
+    name = folder.relative_to(runs) if folder.is_relative_to(runs) else folder
+    return f"activebdl resume {name}{runs_option(runs)}{how}"
+
+
+def side_by_side(spec: Any, folder: Path, runs: Path, *, jobs: int | None, mlflow: bool, cluster: Any = None) -> None:
+    """Runs a comparison, or goes on with it, and tells how it ended."""
+    from activebdl import sweep
+    from activebdl.report import conclude
+
+    executor = sweep.executor_for(jobs, cluster)
+    how = (f" --jobs {jobs}" if jobs not in (None, 1) else "") + ("" if cluster is None else cluster.as_options)
+    tracking = tracking_for(runs, spec.experiment, mlflow)
+    plot = folder / "curves.png"
+    with resumable(folder, runs, how):
+        try:
+            curves = sweep.compare(spec, folder, tracking=tracking, executor=executor)
+        except sweep.Unfinished as unfinished:
+            if unfinished.curves:
+                close(conclude(unfinished.curves, folder), folder, runs, mlflow, plot=plot)
+            again = f"when that is mended, go on with: {_resume(folder, runs, how)}"
+            typer.secho(f"\n{unfinished}\n{again}", fg="red", err=True)
+            raise typer.Exit(1) from None
+    close(conclude(curves, folder), folder, runs, mlflow, plot=plot)
 
 
 def close(table: str, folder: Path, runs: Path, mlflow: bool, plot: Path | None = None) -> None:

@@ -14,16 +14,21 @@ from activebdl.data.inputs import Inputs
 from activebdl.devices import Precision
 from activebdl.errors import UserError
 from activebdl.evaluation import evaluate
+from activebdl.fitted import Fitted
 from activebdl.pool import Pool
 from activebdl.posteriors import Draws, InferenceMethod, Posterior
-from activebdl.posteriors._last_layer import feature_reader
+from activebdl.predictor import Predictor
 from activebdl.progress import Advance, Progress
 from activebdl.randomness import generator
 from activebdl.regression import Moments
-from activebdl.scoring import Scorer, ignore, in_precision, predictive
+from activebdl.scoring import Scorer, ignore, predictive
+from activebdl.shards import Shards
 from activebdl.signals import signals
 from activebdl.targets import Task
 from activebdl.training import check_network
+
+EXAMPLES = 3
+"""Items of the pool that a `Predictor` shows."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,7 @@ class Learner:
     device: torch.device
     chunk: int | None
     progress: Progress
+    shards: Shards | None = None
 
     @cached_property
     def example(self) -> Tensor:
@@ -102,18 +108,34 @@ class Belief:
         return posterior
 
     @cached_property
-    def read_features(self) -> Callable[[Tensor], Tensor]:
-        """What the last layer of the trained network reads; found when it is first needed."""
-        return feature_reader(self.posterior, self.learner.example)
+    def fitted(self) -> Fitted:
+        """What it takes to look at items, wherever they are looked at."""
+        learner, kind = self.learner, self.learner.dataset.target.kind
+        return Fitted(
+            self.posterior, self.task.predict, kind, learner.dataset.normalise, learner.example,
+            learner.seed, self.round, learner.chunk,
+        )  # fmt: skip
 
     def draw(self, k: int, purpose: str) -> Draws:
         """draw: K functions from the posterior."""
-        return self.posterior.draw(k, generator=generator(self.learner.seed, self.round, purpose))
+        return self.fitted.draw(k, purpose)
 
     def scorer(self, k: int, purpose: str, advance: Advance, *, precision: Precision = "float32") -> Scorer:
-        """K draws, ready to look at the pool."""
-        scorer = self._scorer(self.draw(k, purpose), self.learner.dataset.pool, advance)
-        return replace(scorer, predict=in_precision(precision, scorer.predict))
+        """K draws, ready to look at the pool, in shards where the run has some."""
+        learner, pool = self.learner, self.learner.dataset.pool
+        scorer = self.fitted.scorer(self.draw(k, purpose), pool, learner.device, advance, precision=precision)
+        if learner.shards is None:
+            return scorer
+        return replace(scorer, elsewhere=learner.shards.sight(self.fitted, pool, k, purpose, precision))
+
+    def predictor(self, test_draws: int) -> Predictor:
+        """What is believed, to be used on its own; it predicts as `evaluate` does."""
+        learner, dataset = self.learner, self.learner.dataset
+        example = dataset.pool[torch.arange(min(len(dataset.pool), EXAMPLES))].clone()
+        return Predictor(
+            self.posterior, test_draws, learner.seed, self.round, self.n_labels, dataset.target, self.task.predict,
+            dataset.normalise, example, learner.device, learner.chunk,
+        )  # fmt: skip
 
     def predict(self, ids: Tensor, draws: int) -> Tensor:
         """What is predicted of items, for people: probabilities ``[n, C]``, or mean and deviation ``[n, 2]``."""
@@ -123,11 +145,7 @@ class Belief:
         return scorer.reduce(ids, _mean_and_deviation)
 
     def _scorer(self, draws: Draws, inputs: Inputs, advance: Advance, called: str = "item") -> Scorer:
-        learner = self.learner
-        return Scorer(
-            draws, inputs, learner.dataset.normalise, learner.device, learner.chunk, advance,
-            self.task.predict, lambda x: self.read_features(x), learner.dataset.target.kind, called,
-        )  # fmt: skip
+        return self.fitted.scorer(draws, inputs, self.learner.device, advance, called=called)
 
     def evaluate(self, test_draws: int, watched: Tensor, before: Sequence[int] | None) -> dict[str, Any]:
         """How good the predictions on the test set are, as `Round` has it, and what stopping rules go by.

@@ -10,6 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
 from activebdl.candidates import Candidates
+from activebdl.cluster import Cluster
 from activebdl.data import ActiveDataset, datasets, load
 from activebdl.data.augment import AUGMENTATIONS, Augmentation
 from activebdl.errors import UserError, is_ours, told
@@ -19,6 +20,7 @@ from activebdl.oracles import make_oracle, oracles
 from activebdl.posteriors import InferenceMethod, posteriors
 from activebdl.progress import Progress, silent
 from activebdl.racing import Race, make_race
+from activebdl.shards import Shards
 from activebdl.spec import Named, RunSpec
 from activebdl.stopping import StoppingRule, stopping_rules
 from activebdl.strategies import Strategy, resolve
@@ -33,6 +35,7 @@ def build(
     dataset: ActiveDataset | None = None,
     folder: Path | None = None,
     progress: Progress = silent,
+    cluster: Cluster | None = None,
 ) -> ActiveLearning:
     """The cycle that a spec describes.
 
@@ -41,6 +44,7 @@ def build(
         dataset: The data set, when it is at hand already; loaded when not given.
         folder: Where the run is kept, for oracles that keep something there.
         progress: Shows progress bars.
+        cluster: Where the processes are that look at the pool, if the spec has shards; this machine when not given.
 
     Raises:
         UserError: A name that is unknown, an option that does not exist, numbers that do not fit together.
@@ -71,6 +75,7 @@ def build(
         seed=spec.seed,
         device=spec.device,
         chunk=spec.chunk,
+        shards=None if spec.shards is None else Shards.on(cluster or Cluster(), spec.shards),
         progress=progress,
     )
 

@@ -11,7 +11,19 @@ try:
 except ImportError as error:
     raise SystemExit(f"The command line needs '{error.name}': pip install 'activebdl[cli]'") from None
 
-from activebdl._cli import Mlflow, Runs, close, resumable, tracking_for
+from activebdl._cli import (
+    Cpus,
+    Gpus,
+    Jobs,
+    Mlflow,
+    Ray,
+    Runs,
+    close,
+    cluster_for,
+    resumable,
+    side_by_side,
+    tracking_for,
+)
 from activebdl.cli_labels import ingest, label, labels, resume
 from activebdl.cli_report import report
 from activebdl.errors import UserError, Waiting
@@ -63,6 +75,9 @@ def run(
     draws: Draws = None,
     device: Device = None,
     set: Set = None,
+    ray: Ray = None,
+    cpus: Cpus = None,
+    gpus: Gpus = None,
     name: Name = None,
     runs: Runs = Path("runs"),
     mlflow: Mlflow = True,
@@ -77,11 +92,13 @@ def run(
     if strategy is not None:
         first["strategy"] = named_strategy(read_spec(source), strategy).model_dump()
     changes = _changes(source, data, network, posterior, oracle, budget, query_size, initial, draws, device, set)
-    spec = read_spec(source, first | changes)
+    spec, cluster = read_spec(source, first | changes), cluster_for(ray, cpus, gpus)
+    if cluster is not None and spec.shards is None:
+        raise UserError("A single run has its pool looked at on Ray: say by how many processes, --set shards=4.")
     tracking = tracking_for(runs, spec.experiment, mlflow)
     folder = folder_for(runs, name or run_name(spec))
-    with resumable(folder, runs):
-        curve = start(spec, folder, tracking=tracking)
+    with resumable(folder, runs, "" if cluster is None else cluster.as_options):
+        curve = start(spec, folder, tracking=tracking, cluster=cluster)
     close(table([curve]), folder, runs, mlflow)
 
 
@@ -89,7 +106,14 @@ def run(
 def compare(
     source: Source = DEFAULT_PRESET,
     strategies: Annotated[str | None, typer.Option(help="By name, with commas: bald,random.")] = None,
+    posteriors: Annotated[
+        str | None, typer.Option(help="By name, with commas: mc_dropout,laplace; all trained as the preset's own.")
+    ] = None,
     seeds: Annotated[str | None, typer.Option(help="How many (3 is 0,1,2), or which ones (0,4,7).")] = None,
+    jobs: Jobs = None,
+    ray: Ray = None,
+    cpus: Cpus = None,
+    gpus: Gpus = None,
     data: Data = None,
     network: Network = None,
     posterior: Posterior = None,
@@ -104,9 +128,9 @@ def compare(
     runs: Runs = Path("runs"),
     mlflow: Mlflow = True,
 ) -> None:
-    """Runs several strategies and seeds side by side; the same command again goes on where it stopped."""
+    """Runs several strategies, posteriors and seeds side by side; the same command again goes on where it stopped."""
     from activebdl import sweep
-    from activebdl.report import conclude
+    from activebdl.build import named_posterior
     from activebdl.spec import named_strategy, read_spec, validate
 
     changes = _changes(source, data, network, posterior, oracle, budget, query_size, initial, draws, device, set)
@@ -114,14 +138,15 @@ def compare(
     wanted = spec.compare.model_dump()
     if strategies is not None:
         wanted["strategies"] = [named_strategy(spec, each.strip()) for each in strategies.split(",")]
+    if posteriors is not None:
+        known = {named.name: named for named in spec.compare.posteriors}
+        names = [each.strip() for each in posteriors.split(",")]
+        wanted["posteriors"] = [known.get(each) or named_posterior(spec, each) for each in names]
     if seeds is not None:
         wanted["seeds"] = _seeds(seeds)
     spec = validate({**spec.model_dump(), "compare": wanted}, "the command line")
-    tracking = tracking_for(runs, spec.experiment, mlflow)
-    folder = sweep.comparison_folder(spec, runs, name)
-    with resumable(folder, runs):
-        curves = sweep.compare(spec, folder, tracking=tracking)
-    close(conclude(curves, folder), folder, runs, mlflow, plot=folder / "curves.png")
+    cluster, folder = cluster_for(ray, cpus, gpus), sweep.comparison_folder(spec, runs, name)
+    side_by_side(spec, folder, runs, jobs=jobs, mlflow=mlflow, cluster=cluster)
 
 
 for command in (resume, label, ingest, labels, report):
@@ -238,8 +263,8 @@ def ui(
 def main(arguments: list[str] | None = None) -> None:
     """Runs the command line and exits.
 
-    0: done. 2: a mistake of the user's. 3: the run waits for labels, and goes on when they are there. 130: stopped from
-    the keyboard.
+    0: done. 1: some runs of a comparison failed, the others are finished. 2: a mistake of the user's. 3: the run waits
+    for labels, and goes on when they are there. 130: stopped from the keyboard.
     """
     sys.path.insert(0, "")  # where the user stands, for my_module:name; python -m looks there by itself
     try:

@@ -3,26 +3,48 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-from activebdl._cli import Mlflow, Run, Runs, close, folder_of, resumable, runs_of, tracking_for, typer
+from activebdl._cli import (
+    Cpus,
+    Gpus,
+    Jobs,
+    Mlflow,
+    Ray,
+    Run,
+    Runs,
+    close,
+    cluster_for,
+    folder_of,
+    resumable,
+    runs_of,
+    side_by_side,
+    tracking_for,
+    typer,
+)
 from activebdl.errors import UserError, Waiting
 
 PEOPLE = ("web", "files", "label_studio")  # oracles whose labels come from people, who may go over to the page
 
 
-def resume(run: Run, runs: Runs = Path("runs"), mlflow: Mlflow = True) -> None:
+def resume(
+    run: Run,
+    jobs: Jobs = None,
+    ray: Ray = None,
+    cpus: Cpus = None,
+    gpus: Gpus = None,
+    runs: Runs = Path("runs"),
+    mlflow: Mlflow = True,
+) -> None:
     """Goes on with a run or a comparison, after any stop; the result is the same as without the stop."""
-    from activebdl import sweep
-    from activebdl.report import conclude
     from activebdl.run_folders import read_comparison
 
-    folder = folder_of(run, runs)
+    folder, cluster = folder_of(run, runs), cluster_for(ray, cpus, gpus)
     comparison = read_comparison(folder)
-    if comparison is None:
-        _go_on(folder, runs, mlflow)
-        return
-    with resumable(folder, runs):
-        curves = sweep.compare(comparison, folder, tracking=tracking_for(runs, comparison.experiment, mlflow))
-    close(conclude(curves, folder), folder, runs, mlflow, plot=folder / "curves.png")
+    if comparison is not None:
+        side_by_side(comparison, folder, runs, jobs=jobs, mlflow=mlflow, cluster=cluster)
+    elif jobs is not None:
+        raise UserError(f"'{run}' is a single run; --jobs is for comparisons, which have several.")
+    else:
+        _go_on(folder, runs, mlflow, cluster=cluster)
 
 
 def label(
@@ -133,12 +155,15 @@ def labels(
         raise UserError(f"The journal '{path}' is damaged ({trouble}); these are the lines that can still be read.")
 
 
-def _go_on(folder: Path, runs: Path, mlflow: bool, oracle: Any = None) -> None:
+def _go_on(folder: Path, runs: Path, mlflow: bool, oracle: Any = None, cluster: Any = None) -> None:
     from activebdl.report import table
     from activebdl.run_folders import spec_of
     from activebdl.runs import resume
 
     spec, runs = spec_of(folder), runs_of(folder, runs)
-    with resumable(folder, runs):
-        curve = resume(folder, tracking=tracking_for(runs, spec.experiment, mlflow), oracle=oracle)
+    if cluster is not None and spec.shards is None:
+        raise UserError(f"'{folder.name}' looks at its pool by itself: it was begun without shards, so without --ray.")
+    with resumable(folder, runs, "" if cluster is None else cluster.as_options):
+        tracking = tracking_for(runs, spec.experiment, mlflow)
+        curve = resume(folder, tracking=tracking, oracle=oracle, cluster=cluster)
     close(table([curve]), folder, runs, mlflow)

@@ -1,17 +1,33 @@
 """Files that are whole or not there at all, and where those lie that can be had again."""
 
+import contextlib
 import os
+from collections.abc import Generator
 from pathlib import Path
+from typing import BinaryIO
+
+MODEL = "model.pkl"
+"""In a run's folder: what it has learned, see `activebdl.predictor`."""
 
 
 def write_safely(path: Path, content: str | bytes) -> None:
-    """Writes a file beside the target and puts it in its place when it is on the disk: no reader meets a half."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with beside.open("wb") as file:
+    """Writes a file that no reader meets half of; see `writing_safely`."""
+    with writing_safely(path) as file:
         file.write(content.encode() if isinstance(content, str) else content)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+
+
+@contextlib.contextmanager
+def writing_safely(path: Path) -> Generator[BinaryIO]:
+    """A file beside the target, put in its place when it is on the disk; left out when writing it fails."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        with beside.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def cache_folder() -> Path:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import sqlite3
+import tempfile
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,15 @@ def read_rounds(path: Path) -> list[RoundRecord]:
             return []
         rows = db.execute("SELECT n_labels, results, written_ms FROM rounds ORDER BY round").fetchall()
     return [RoundRecord(n_labels, json.loads(results), written) for n_labels, results, written in rows]
+
+
+def snapshot(path: Path) -> bytes:
+    """A journal as it is at this moment, in one file, though it is being written."""
+    with tempfile.TemporaryDirectory() as place:
+        copy = Path(place) / path.name
+        with contextlib.closing(sqlite3.connect(path)) as db, contextlib.closing(sqlite3.connect(copy)) as other:
+            db.backup(other)
+        return copy.read_bytes()
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ those of round r + 1 by the strategy and the posterior of round r. What the jour
 same lines start a run and resume it. A stopping rule, asked after each round, may end it before the last count.
 """
 
+import contextlib
 import itertools
 import math
 import time
@@ -35,11 +36,13 @@ from activebdl.pool import Pool
 from activebdl.posteriors import InferenceMethod
 from activebdl.posteriors._last_layer import check_features
 from activebdl.posteriors.mc_dropout import MCDropout
+from activebdl.predictor import Predictor
 from activebdl.progress import Progress, silent, together
 from activebdl.racing import Heat, Race, make_race
 from activebdl.randomness import generator
 from activebdl.rounds import Round
 from activebdl.scoring import checked_scores
+from activebdl.shards import Shards
 from activebdl.signals import draw_stop_set
 from activebdl.stopping import StoppingRule, make_stop, why
 from activebdl.stopping._trial import check_stop
@@ -81,6 +84,8 @@ class ActiveLearning:
         seed: The source of all randomness.
         device: "auto", "cpu", "cuda", "mps", ...
         chunk: Items at a time while scoring; None takes what suits the device.
+        shards: How many processes of Ray look at the pool in place of this one, or `Shards`, which may be on many
+            machines; scores are the same. None for none.
         journal: The file that keeps the run; when it is there, the run goes on where it stopped. None keeps nothing.
         progress: Shows progress bars; see `activebdl.progress`.
 
@@ -110,6 +115,7 @@ class ActiveLearning:
         seed: int = 0,
         device: str | torch.device = "auto",
         chunk: int | None = None,
+        shards: int | Shards | None = None,
         journal: str | Path | None = None,
         progress: Progress = silent,
     ) -> None:
@@ -122,7 +128,8 @@ class ActiveLearning:
         watches = getattr(self.oracle, "progress", None)
         self.progress = progress if watches is None else together(progress, watches)
         method: InferenceMethod = MCDropout() if posterior is None else posterior
-        self.learner = Learner(dataset, network, method, seed, self.device, chunk, self.progress)
+        self.shards = Shards(shards) if isinstance(shards, int) else shards
+        self.learner = Learner(dataset, network, method, seed, self.device, chunk, self.progress, self.shards)
         self.strategy = resolve(strategy)
         self.starter = make_start(start, dataset)
         self.draws, self.test_draws, self.seed = draws, test_draws, seed
@@ -132,6 +139,7 @@ class ActiveLearning:
         self.validation, self.stop_set = validation, stop_set
         self._check()
         self.asking = Asking(dataset, self.oracle, self.counts[-1], time_limit, max_cost)
+        self.belief: Belief | None = None  # after the last round that was run
 
     def __iter__(self) -> Iterator[Round]:
         """Runs the cycle, or what is left of it, and keeps it in the journal's file."""
@@ -145,20 +153,30 @@ class ActiveLearning:
         belief = Belief(self.learner, VALIDATION, pool)
         rounds: list[Round] = []
         seconds = {"select": 0.0, "ask": 0.0}
-        with self.asking.to_the_end():
+        with self.asking.to_the_end(), self.shards or contextlib.nullcontext():
             self._collect(journal, belief, VALIDATION, self.validation, seconds)  # its time is the first round's
             for round, n_labels in enumerate(self.counts):
                 new = self._collect(journal, belief, round, n_labels, seconds)
                 if not new:  # the last of the budget in cost went for abstentions
                     journal.note("ended", self.asking.why_no_more(journal, pool))
                     break
-                belief = Belief(self.learner, round, pool)
+                belief = self.belief = Belief(self.learner, round, pool)
                 rounds.append(self._record(journal, rounds, belief, new, seconds))
                 self.asking.tell(rounds[-1])
                 yield rounds[-1]
                 if rounds[-1].stopped is not None:
                     break
                 seconds = dict.fromkeys(seconds, 0.0)
+
+    def predictor(self) -> Predictor:
+        """What the last round's posterior says of any items, as it said it of the test set.
+
+        Raises:
+            UserError: No round was run yet.
+        """
+        if self.belief is None:
+            raise UserError("There is nothing to predict with before the first round; iterate over the cycle first.")
+        return self.belief.predictor(self.test_draws)
 
     def _collect(
         self, journal: Journal, belief: Belief, round: int, n_labels: int, seconds: dict[str, float]

@@ -68,7 +68,14 @@ def share_view(client: Any, experiment_id: str, charts: Charts = CLASSES) -> Non
         "runsHiddenMode": "SHOW_ALL",  # not only the first 10
         "isAccordionReordered": True,  # or the section below would be put last
         "compareRunSections": [
-            {"uuid": "test", "name": "Model metrics", "display": True, "isReordered": True, "columns": 2},
+            {
+                "uuid": "test",
+                "name": "Model metrics",
+                "display": True,
+                "isReordered": True,
+                "columns": 1,  # in half the width, the legend has two lines for any number of strategies
+                "cardHeight": 330,
+            },
         ],
         "compareRunCharts": shown,
     }

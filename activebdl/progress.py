@@ -57,6 +57,14 @@ def rounds_bar(total: int, done: int) -> Generator[Advance]:
         yield bar.update
 
 
+def overall_bar(total: int) -> Any:
+    """Tqdm's bar of all rounds of a comparison; how long they still take is its postfix, set by who knows better."""
+    from tqdm import tqdm
+
+    layout = "{desc} {percentage:3.0f}% |{bar:24}| {n_fmt}/{total_fmt} rounds  {elapsed}{postfix}"
+    return tqdm(total=total, desc="all", disable=None, leave=False, mininterval=0.2, bar_format=layout)
+
+
 @contextlib.contextmanager
 def download_bar(text: str, size: int | None, *, shown: bool) -> Generator[Advance]:
     """A bar of the bytes that have come, on a terminal; none where tqdm is not installed, for the core needs none.

@@ -2,6 +2,7 @@
 
     runs/NAME/journal.sqlite     the spec, what was asked and answered, how each round went
     runs/NAME/spec.yaml          the spec once more, for people
+    runs/NAME/model.pkl          at the end: what was learned, to predict with, see `activebdl.load_model`
 
 A run is resumed from its journal alone.
 """
@@ -17,9 +18,11 @@ from typing import Protocol
 
 from activebdl.build import build, resolved
 from activebdl.candidates import Candidates
+from activebdl.cluster import Cluster
 from activebdl.data import ActiveDataset
 from activebdl.devices import describe
-from activebdl.files import write_safely
+from activebdl.errors import UserError, told
+from activebdl.files import MODEL, write_safely
 from activebdl.journal import Journal
 from activebdl.loop import ActiveLearning
 from activebdl.progress import bars, rounds_bar, say
@@ -35,8 +38,11 @@ TrackRound = Callable[[ActiveDataset, Round], object]
 class Tracking(Protocol):
     """Where rounds are sent, beside the journal; see `activebdl.tracking`."""
 
-    def run(self, spec: RunSpec, name: str, uid: str) -> AbstractContextManager[TrackRound]:
-        """One run, or the rest of it: the ``uid`` tells that it is the same."""
+    def run(self, spec: RunSpec, name: str, uid: str, model: Path | None = None) -> AbstractContextManager[TrackRound]:
+        """One run, or the rest of it: the ``uid`` tells that it is the same.
+
+        ``model`` is the file that has what it learned, if it is there when the run has ended well.
+        """
         ...
 
     def comparison(self, name: str, uid: str) -> AbstractContextManager["Tracking"]:
@@ -46,7 +52,7 @@ class Tracking(Protocol):
 
 class _NoTracking:
     @contextlib.contextmanager
-    def run(self, spec: RunSpec, name: str, uid: str) -> Generator[TrackRound]:
+    def run(self, spec: RunSpec, name: str, uid: str, model: Path | None = None) -> Generator[TrackRound]:
         yield lambda dataset, round: None
 
     @contextlib.contextmanager
@@ -58,7 +64,12 @@ NO_TRACKING: Tracking = _NoTracking()
 
 
 def start(
-    spec: RunSpec, folder: Path, *, tracking: Tracking = NO_TRACKING, dataset: ActiveDataset | None = None
+    spec: RunSpec,
+    folder: Path,
+    *,
+    tracking: Tracking = NO_TRACKING,
+    dataset: ActiveDataset | None = None,
+    cluster: Cluster | None = None,
 ) -> Curve:
     """Makes the folder and runs the spec in it, to the end.
 
@@ -67,12 +78,13 @@ def start(
         folder: Where it lives; it must not be there yet.
         tracking: Sends the rounds to MLflow.
         dataset: The data set, when it is at hand already.
+        cluster: Where its shards are looked at, if it has some.
 
     Raises:
         UserError: Anything that cannot work, before the folder is made and anything is trained.
     """
     spec = resolved(spec)
-    cycle = build(spec, dataset=dataset, folder=folder, progress=bars)
+    cycle = build(spec, dataset=dataset, folder=folder, progress=bars, cluster=cluster)
     with Journal(folder / JOURNAL) as journal:
         journal.note("uid", uuid.uuid4().hex)
         journal.note("spec", spec.model_dump(mode="json"))  # last: with it the run has begun
@@ -86,6 +98,7 @@ def resume(
     tracking: Tracking = NO_TRACKING,
     dataset: ActiveDataset | None = None,
     oracle: Named | None = None,
+    cluster: Cluster | None = None,
 ) -> Curve:
     """Goes on with a run where it stopped; what is finished is only told again.
 
@@ -94,6 +107,7 @@ def resume(
         tracking: Sends the rounds to MLflow.
         dataset: The data set, when it is at hand already.
         oracle: Who labels from here on; None for the one it was started with.
+        cluster: Where its shards are looked at, if it has some.
 
     Raises:
         UserError: There is no such run, or another process is working on it.
@@ -103,7 +117,8 @@ def resume(
     with Journal(folder / JOURNAL) as journal:
         if not (folder / SPEC_FILE).exists():  # killed before it was written
             write_safely(folder / SPEC_FILE, spec_text(spec))
-        return _go(build(today, dataset=dataset, folder=folder, progress=bars), spec, folder, journal, tracking)
+        cycle = build(today, dataset=dataset, folder=folder, progress=bars, cluster=cluster)
+        return _go(cycle, spec, folder, journal, tracking)
 
 
 def _go(cycle: ActiveLearning, spec: RunSpec, folder: Path, journal: Journal, tracking: Tracking) -> Curve:
@@ -118,17 +133,30 @@ def _go(cycle: ActiveLearning, spec: RunSpec, folder: Path, journal: Journal, tr
         say(f"  goes on after {done} of {len(cycle.counts)} rounds")
     say(_header(cycle.dataset))
     uid: str = journal.about("uid")
-    with tracking.run(spec, folder.name, uid) as track, rounds_bar(len(cycle.counts), done) as advance:
+    model = folder / MODEL
+    with tracking.run(spec, folder.name, uid, model) as track, rounds_bar(len(cycle.counts), done) as advance:
         for round in cycle.run(journal):
             rounds.append(round)
             say(_line(round))
             track(cycle.dataset, round)
             if len(rounds) > done:
                 advance(1)
+        if spec.keep_model and (len(rounds) > done or not model.exists()):
+            _keep(cycle, model)
     ended = rounds[-1].stopped or journal.about("ended")
     if ended is not None:
         say(f"  stopped: {ended}")
     return curve_of(spec, rounds, stopped=ended is not None)
+
+
+def _keep(cycle: ActiveLearning, model: Path) -> None:
+    """Writes what was learned, which is fitted again where another process did that; the run is done without it."""
+    for left in model.parent.glob(f".{model.name}.*"):  # by a process that was killed
+        left.unlink(missing_ok=True)
+    try:
+        cycle.predictor().save(model)
+    except Exception as error:
+        say(f"  the model is not kept: {error if isinstance(error, UserError) else told(error)}")
 
 
 def _done(journal: Journal) -> int:

@@ -8,6 +8,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -44,6 +45,19 @@ def ignore(count: int) -> None:
     """Tells nobody."""
 
 
+class Elsewhere(Protocol):
+    """Other processes that hold the same draws and inputs, and look at items in place of this one."""
+
+    @property
+    def inputs(self) -> Inputs:
+        """What they hold."""
+        ...
+
+    def look(self, ids: Tensor, f: Callable[[Tensor], Tensor] | None, on_items: Advance) -> Tensor:
+        """What `Scorer.reduce` gives by ``f``, or `Scorer.features` where there is none."""
+        ...
+
+
 @dataclass(frozen=True)
 class Scorer:
     """K draws of a posterior, ready to look at any items of one collection of inputs.
@@ -60,6 +74,7 @@ class Scorer:
         read_features: What the last layer of the trained network reads, ``[B, ...] -> [B, D]``.
         target: What the labels are, and so what predictions may be: "classes" or "numbers".
         called: What one of the collection is called where it is told of, e.g. "test item".
+        elsewhere: Who looks at them in place of this process, while the inputs are those that they hold.
     """
 
     draws: Draws
@@ -72,6 +87,7 @@ class Scorer:
     read_features: Callable[[Tensor], Tensor] | None = None
     target: str = "classes"
     called: str = "item"
+    elsewhere: Elsewhere | None = None
 
     def features(self, ids: Tensor) -> Tensor:
         """What the last layer of the trained network reads of these items, ``[len(ids), D]``.
@@ -82,6 +98,8 @@ class Scorer:
         """
         if self.read_features is None:
             raise UserError(f"{type(self.draws).__name__} has no features, which the strategy looks at.")
+        if (elsewhere := self._others()) is not None:
+            return elsewhere.look(ids, None, ignore)
         read = self.read_features
 
         def look(x: Tensor, these: Tensor) -> Tensor:
@@ -102,6 +120,8 @@ class Scorer:
             UserError: Predictions that cannot be, such as NaN; the sentence has the item's id. Or ``f`` does not give a
                 row per item.
         """
+        if (elsewhere := self._others()) is not None:
+            return elsewhere.look(ids, f, self.on_items)
 
         def look(x: Tensor, these: Tensor) -> Tensor:
             predictions = self.predict(self.draws, x)
@@ -129,6 +149,11 @@ class Scorer:
     def predictions(self, ids: Tensor) -> Tensor:
         """What the draws say, held whole: for joint strategies, and for moments of numbers, which are small."""
         return self.reduce(ids, lambda predictions: predictions)
+
+    def _others(self) -> Elsewhere | None:
+        """Who looks at these inputs in place of this process."""
+        others = self.elsewhere
+        return others if others is not None and others.inputs is self.inputs else None
 
     def _refuse_impossible(self, predictions: Tensor, ids: Tensor) -> None:
         if self.target == "classes":

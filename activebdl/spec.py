@@ -41,15 +41,20 @@ class Named(BaseModel):
 
 
 class Comparison(BaseModel):
-    """What `activebdl compare` sets side by side: every strategy with every seed."""
+    """What `activebdl compare` sets side by side: every strategy with every posterior and every seed.
+
+    Without posteriors it is the spec's own.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
     strategies: tuple[Named, ...] = Field(default=(Named(name="power_bald"), Named(name="random")), min_length=1)
+    posteriors: tuple[Named, ...] = ()
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1)
 
     @model_validator(mode="after")
     def _none_twice(self) -> Self:
-        for key, values in (("strategies", self.strategies), ("seeds", self.seeds)):
+        axes = {"strategies": self.strategies, "posteriors": self.posteriors, "seeds": self.seeds}
+        for key, values in axes.items():
             again = [value for i, value in enumerate(values) if value in values[:i]]
             if again:
                 what = again[0].name if isinstance(again[0], Named) else again[0]
@@ -93,6 +98,8 @@ class RunSpec(BaseModel):
     seed: int = Field(0, ge=0)
     device: str = "auto"
     chunk: int | None = Field(None, ge=1, description="items at a time while scoring; null takes what suits the device")
+    keep_model: bool = Field(True, description="whether the last posterior is kept, to predict with; see load_model")
+    shards: int | None = Field(None, ge=1, description="processes of Ray that look at the pool in place of the run's")
     compare: Comparison = Comparison()
 
     def label_counts(self) -> tuple[int, ...]:
@@ -194,7 +201,9 @@ def _is_yaml(name: str) -> bool:
 
 def _experiment(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> str:
     """The experiment's name, another one when changes make it another data set or protocol."""
-    same = {"strategy", "posterior", "seed", "device", "chunk", "oracle", "time_limit", "compare"}
+    same = {
+        "strategy", "posterior", "seed", "device", "chunk", "shards", "oracle", "time_limit", "keep_model", "compare",
+    }  # fmt: skip
     within = ("strategy.", "compare.", "oracle.")
     if all(key in same or key.startswith(within) for key in changes):
         return tree["experiment"]

@@ -133,6 +133,28 @@ class Classes:
 
 
 @dataclass(frozen=True)
+class _Rescaled:
+    """Moments of networks that learned in standard units, in the target's own: `Predict` of numbers.
+
+    Args:
+        likelihood: How outputs tell of them.
+        mean: Of the labels that were learned.
+        sd: Of these.
+    """
+
+    likelihood: Gaussian | HeteroscedasticGaussian
+    mean: float
+    sd: float
+
+    def __call__(self, draws: Any, x: Tensor) -> Tensor:
+        if not hasattr(draws, "outputs"):
+            raise UserError(f"{type(draws).__name__} has no outputs(x), which numbers are predicted from.")
+        with torch.inference_mode():  # in float64, in which a spread of 1 around 1e9 is kept
+            means, variances = map(float64, self.likelihood.moments(draws.outputs(x)))
+            return torch.stack([means * self.sd + self.mean, variances * self.sd**2], dim=-1)
+
+
+@dataclass(frozen=True)
 class Numbers:
     """A number, with noise around what can be known of it; NaN abstains.
 
@@ -181,15 +203,7 @@ class Numbers:
         # Equal labels have no spread, though rounding may show one.
         sd = 1.0 if bool((labels == labels[0]).all()) else float(labels.std(correction=0))
         likelihood = self._likelihood(sd)
-
-        def predict(draws: Any, x: Tensor) -> Tensor:
-            if not hasattr(draws, "outputs"):
-                raise UserError(f"{type(draws).__name__} has no outputs(x), which numbers are predicted from.")
-            with torch.inference_mode():  # in float64, in which a spread of 1 around 1e9 is kept
-                means, variances = map(float64, likelihood.moments(draws.outputs(x)))
-                return torch.stack([means * sd + mean, variances * sd**2], dim=-1)
-
-        return Task(((labels - mean) / sd).float(), likelihood, predict)
+        return Task(((labels - mean) / sd).float(), likelihood, _Rescaled(likelihood, mean, sd))
 
     def example(self, items: int, draws: int) -> Tensor:
         """Means and variances."""

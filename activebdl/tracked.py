@@ -42,6 +42,7 @@ def machine(spec: RunSpec) -> dict[str, str]:
         "torch": torch.__version__,
         "python": platform.python_version(),
         "device": describe(choose_device(spec.device)),
+        "threads": str(torch.get_num_threads()),
     }
 
 

@@ -59,9 +59,8 @@ def main() -> None:
             for method in METHODS.values():
                 ends = [method(chunk) for chunk in values]
                 covered = np.mean([(low <= 0) & (high >= 0) for low, high in ends])
-                wide = np.mean([high - low for low, high in ends]) / np.mean(
-                    [np.subtract(*student(c)[::-1]) for c in values]
-                )
+                usual = [student(chunk) for chunk in values]
+                wide = np.mean([high - low for low, high in ends]) / np.mean([high - low for low, high in usual])
                 cells.append(f"{100 * covered:.1f} % ({wide:.2f})")
             print(f"{noise:<24}{n:>6}" + "".join(f"{cell:>20}" for cell in cells), flush=True)
 

@@ -4,12 +4,10 @@ The store is a double that keeps all it is told, so that a point sent twice is t
 real server.
 """
 
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,119 +20,8 @@ from activebdl.outbox import Outbox
 from activebdl.rounds import Round
 from activebdl.spec import RunSpec, read_spec
 from activebdl.tracked import flat, metrics_of
-from activebdl.tracking import UID, MlflowTracking
-
-WRITES = {
-    "create_run",
-    "update_run",
-    "set_terminated",
-    "delete_run",
-    "log_batch",
-    "set_tag",
-    "log_text",
-    "log_artifact",
-}
-
-
-@dataclass
-class Run:
-    run_id: str
-    name: str
-    tags: dict[str, str]
-    status: str = "RUNNING"
-    params: dict[str, str] = field(default_factory=dict[str, str])
-    points: list[tuple[str, int, float, int]] = field(default_factory=list[tuple[str, int, float, int]])
-    files: dict[str, bytes] = field(default_factory=dict[str, bytes])
-    deleted: bool = False
-
-
-class Store:
-    """The calls of MLflow's client that we use, of which chosen ones fail.
-
-    Args:
-        fate: Of each call in turn: "ok", "refused", "lost" (it is done, and the answer does not come) or "stopped"
-            (done, when a key stops the process); "ok" after the last.
-    """
-
-    def __init__(self, fate: Iterator[str] | None = None) -> None:
-        self.runs: list[Run] = []
-        self.calls: list[str] = []
-        self.fate: Iterator[str] = fate or iter(())
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        do = getattr(type(self), f"do_{name}")
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            self.calls.append(name)
-            fate = next(self.fate, "ok")
-            if fate == "refused":
-                raise ConnectionError("the server is away")
-            answer = do(self, *args, **kwargs)
-            if fate == "lost":
-                raise ConnectionError("the answer was lost")
-            if fate == "stopped":
-                raise KeyboardInterrupt
-            return answer
-
-        return call
-
-    def run(self, run_id: str) -> Run:
-        (run,) = [run for run in self.runs if run.run_id == run_id and not run.deleted]
-        return run
-
-    def active(self) -> list[Run]:
-        return [run for run in self.runs if not run.deleted]
-
-    def do_search_runs(self, experiments: list[str], filter_string: str) -> list[Any]:
-        match = re.fullmatch(rf"tags\.`{re.escape(UID)}` = '(.*)'", filter_string)
-        assert match is not None
-        return [
-            SimpleNamespace(
-                info=SimpleNamespace(run_id=run.run_id, status=run.status),
-                data=SimpleNamespace(params=dict(run.params), metrics={key: value for key, _, value, _ in run.points}),
-            )
-            for run in self.active()
-            if run.tags[UID] == match[1]
-        ]
-
-    def do_create_run(self, experiment_id: str, start_time: int, tags: dict[str, str], run_name: str) -> Any:
-        self.runs.append(Run(f"run-{len(self.runs)}", run_name, dict(tags)))
-        return SimpleNamespace(info=SimpleNamespace(run_id=self.runs[-1].run_id))
-
-    def do_update_run(self, run_id: str, status: str) -> None:
-        self.run(run_id).status = status
-
-    def do_set_terminated(self, run_id: str, status: str, end_time: int) -> None:
-        self.run(run_id).status = status
-
-    def do_delete_run(self, run_id: str) -> None:
-        self.run(run_id).deleted = True
-
-    def do_log_batch(self, run_id: str, metrics: Any = (), params: Any = ()) -> None:
-        run = self.run(run_id)
-        run.points += [(m.key, m.step, m.value, m.timestamp) for m in metrics]
-        for param in params:
-            assert run.params.get(param.key, param.value) == param.value  # MLflow lets nobody change one
-            run.params[param.key] = param.value
-
-    def do_get_metric_history(self, run_id: str, key: str) -> list[Any]:
-        return [SimpleNamespace(step=step) for name, step, _, _ in self.run(run_id).points if name == key]
-
-    def do_set_tag(self, run_id: str, key: str, value: str) -> None:
-        self.run(run_id).tags[key] = value
-
-    def do_list_artifacts(self, run_id: str, folder: str | None) -> list[Any]:
-        names = self.run(run_id).files
-        return [
-            SimpleNamespace(path=name, file_size=1) for name in names if ("asked" if "/" in name else None) == folder
-        ]
-
-    def do_log_text(self, run_id: str, text: str, name: str) -> None:
-        self.run(run_id).files[name] = text.encode()
-
-    def do_log_artifact(self, run_id: str, file: str, folder: str | None) -> None:
-        name = Path(file).name if folder is None else f"{folder}/{Path(file).name}"
-        self.run(run_id).files[name] = Path(file).read_bytes()
+from activebdl.tracking import MlflowTracking
+from tests.mlflow_double import WRITES, Store
 
 
 @pytest.fixture(scope="module")
@@ -161,9 +48,20 @@ def no_drawing() -> Iterator[None]:
         names = [f"asked/{round.n_labels}.png"] + ["confusion_matrix.png", "reliability.png"] * is_last
         return {name: name.encode for name in names}
 
+    def write(file: Path, to: Path, model_id: str) -> None:
+        to.mkdir()
+        (to / "MLmodel").write_text(f"{file.read_text()}, {model_id}")
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("activebdl.tracking.pictures_of", named)
+        patch.setattr("activebdl.mlflow_run.pictures_of", named)
+        patch.setattr("activebdl.mlflow_model.write_model", write)
         yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def model(tmp_path_factory: pytest.TempPathFactory) -> None:
+    Case.model = tmp_path_factory.mktemp("model") / "model.pkl"
+    Case.model.write_text("learned")
 
 
 class Case:
@@ -171,6 +69,8 @@ class Case:
 
     A round takes `step` seconds by the outbox's clock: MLflow is tried again with each round, or at the end alone.
     """
+
+    model: Path
 
     def __init__(self, spec: RunSpec, rounds: list[Round], data: Any, names: tuple[str, ...], step: float) -> None:
         self.spec, self.rounds, self.data, self.names, self.step = spec, rounds, data, names, step
@@ -187,7 +87,7 @@ class Case:
                 self._one(child, name)
 
     def _one(self, tracking: Any, name: str) -> None:
-        with tracking.run(self.spec, name, f"uid-{name}") as track:
+        with tracking.run(self.spec, name, f"uid-{name}", self.model) as track:
             for round in self.rounds:
                 self.now += self.step
                 track(self.data, round)
@@ -210,6 +110,11 @@ class Case:
                 "confusion_matrix.png", "reliability.png", "selections.csv", "spec.yaml",
             }  # fmt: skip
             assert runs[name].files["selections.csv"].count(b"\n") == 61
+            assert [given.tags[0].value for given in runs[name].inputs] == ["pool", "test"]
+            (model,) = [model for model in store.models if model.source_run_id == runs[name].run_id]
+            assert (model.status, model.tags["n_labels"]) == ("READY", "60")
+            assert model.files == {"MLmodel": f"learned, {model.model_id}"}
+            assert [(out.model_id, out.step) for out in runs[name].outputs] == [(model.model_id, 60)]
             if len(self.names) > 1:
                 assert runs[name].tags["mlflow.parentRunId"] == runs["both"].run_id
 
@@ -230,12 +135,13 @@ def test_a_call_that_fails_is_made_up_whichever_it_is(
     case.check(store)
     n_calls = len(store.calls)
     assert n_calls >= 20
+    last_try = max(i for i, call in enumerate(store.calls) if call == "set_terminated")
     capsys.readouterr()
     for i in range(n_calls):
         store = Store(iter(["ok"] * i + [fate]))
         case.go(store)
         told = capsys.readouterr().out
-        at_end = i == n_calls - 1  # how it ended, after which it is not tried again
+        at_end = i >= last_try  # how it ended, and then its model, after which it is not tried again
         assert ("activebdl resume" in told) is at_end
         assert told.count("MLflow fails") == told.count("MLflow is back") == (0 if at_end else 1)
         if not at_end:

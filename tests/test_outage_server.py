@@ -14,9 +14,10 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from activebdl.build import resolved
+from activebdl.build import build, resolved
 from activebdl.data import ActiveDataset
 from activebdl.outbox import Outbox
 from activebdl.rounds import Round
@@ -112,9 +113,9 @@ class Told:
         self.inner, self.before, self.clock = inner, before, clock
 
     @contextmanager
-    def run(self, spec: RunSpec, name: str, uid: str) -> Generator[TrackRound]:
+    def run(self, spec: RunSpec, name: str, uid: str, model: Path | None = None) -> Generator[TrackRound]:
         self._do(name, -1)
-        with self.inner.run(spec, name, uid) as track:
+        with self.inner.run(spec, name, uid, model) as track:
 
             def first(dataset: ActiveDataset, round: Round) -> None:
                 self._do(name, round.number)
@@ -169,6 +170,22 @@ def prepared(server: Server, before: Actions) -> Told:
     tracking, clock = MlflowTracking.prepare(server.folder / "runs", "e"), [0.0]
     tracking.outbox = Outbox(lambda: clock[0])
     return Told(tracking, before, clock)
+
+
+def test_pictures_data_sets_and_the_model_reach_a_server_and_come_back(spec: RunSpec, server: Server) -> None:
+    """The artifacts go through the server, which alone knows where they lie."""
+    import mlflow
+
+    tracking = MlflowTracking.prepare(server.folder / "runs", "e")
+    curve = start(spec, server.folder / "runs" / "mine", tracking=tracking)
+    assert server.runs() == [("mine", "FINISHED")]
+    assert {"asked/00020-labels.png", "confusion_matrix.png", "selections.csv"} <= set(server.files())
+    assert server.rows("SELECT name, count(*) FROM datasets") == [("digits", 2)]
+    (run,) = tracking.client.search_runs([tracking.experiment_id])
+    model = mlflow.pyfunc.load_model(f"runs:/{run.info.run_id}/model")  # by MLFLOW_TRACKING_URI
+    dataset = build(spec).dataset
+    labels = model.predict(np.asarray(dataset.test))["label"]
+    assert (labels == [str(int(y)) for y in dataset.test_labels]).mean() == curve.metrics["accuracy"][-1]
 
 
 @pytest.mark.parametrize(("killed", "back"), [(-1, 2), (1, 3), (4, None)])

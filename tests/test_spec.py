@@ -75,7 +75,7 @@ BAD: list[tuple[str, str]] = [
     ("seed: 0\ncompare:\n  strategies:\n    - bald\n    - {beta: 3}\n", "line 5: compare.strategies.1.name"),
     ("compare:\n  seeds: [0, -1]\n", "line 2: compare.seeds.1 should be greater than or equal to 0, not -1"),
     ("compare:\n  seeds: [4, 4]\n", "line 1: compare.seeds has 4 twice; each stands there once.$"),
-    ("compare:\n  seed: [1]\n", "line 2: there is no setting 'compare.seed'. Known: strategies, seeds"),
+    ("compare:\n  seed: [1]\n", "line 2: there is no setting 'compare.seed'. Known: strategies, posteriors, seeds"),
     ("start: 3\n", "line 1: start should be a name, or a name with options, not 3"),
     ("seed: 0\nstop:\n  - stable_predictions\n  - 3\n", "line 4: stop.1 "),
     ("stop: [{kappa: 3}]\n", "line 1: stop.0.name field required"),

@@ -77,6 +77,7 @@ def test_each_round_is_one_point_at_its_number_of_labels(
     assert run.data.params["posterior.training.steps"] == "5"
     assert run.data.tags["device"].startswith("cpu (")  # what "auto" was on this machine
     assert run.data.tags["torch"] == torch.__version__
+    assert run.data.tags["threads"] == str(torch.get_num_threads())
     files = {entry.path for entry in tracking.client.list_artifacts(run.info.run_id)}
     assert files == {"asked", "confusion_matrix.png", "reliability.png", "selections.csv", "spec.yaml"}
     assert len(tracking.client.list_artifacts(run.info.run_id, "asked")) == 3

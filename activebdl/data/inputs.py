@@ -4,6 +4,7 @@ B: items of a chunk, ids: [B], in any order.
 """
 
 import mmap
+import platform
 import sys
 import warnings
 from collections.abc import Generator, Mapping, Sequence
@@ -89,6 +90,21 @@ class MappedInputs:
                 raise UserError(not_finite(int(ids[~finite][0]), self.name))
         return items
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """For another process, which opens the file itself.
+
+        Raises:
+            UserError: That process would not find the same numbers there.
+        """
+        array, root = self.array, self.array
+        while isinstance(root.base, np.memmap):
+            root = root.base
+        file = getattr(array, "filename", None)
+        if file is None or array.mode == "c" or not array.flags.c_contiguous:
+            raise UserError(f"{self.name} cannot be read by another process as it is here; write it with np.save.")
+        offset = root.offset + array.ctypes.data - root.ctypes.data
+        return _reopened, (str(Path(file).resolve()), array.dtype, offset, array.shape)
+
     def _forget(self) -> None:
         """Gives back the pages of the file that were read: else all of it would be resident after one pass.
 
@@ -97,6 +113,17 @@ class MappedInputs:
         mapping: mmap.mmap | None = getattr(self.array, "_mmap", None)
         if mapping is not None and self.array.mode != "c" and hasattr(mmap, "MADV_DONTNEED"):
             mapping.madvise(mmap.MADV_DONTNEED)
+
+
+def _reopened(file: str, dtype: "np.dtype[Any]", offset: int, shape: tuple[int, ...]) -> MappedInputs:
+    """What another process had opened."""
+    try:
+        return MappedInputs(np.memmap(file, dtype, "r", offset, shape))
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"'{file}' cannot be read on {platform.node()}: {error}; every machine that looks at the pool needs it, "
+            "under the same path."
+        ) from error
 
 
 class StreamedInputs:

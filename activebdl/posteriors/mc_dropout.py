@@ -9,6 +9,8 @@ right, and what lets the dropped parts of the network be left out, see `_thinnin
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -101,14 +103,18 @@ class DropoutPosterior:
 
     def __init__(self, module: nn.Module, example: Tensor, *, thin: bool = True) -> None:
         check_dropout(module, example)
-        self.module = module
+        self.module, self.example, self.thin = module, example, thin
         self.graph, self.layout = thinned(module, example) if thin else (None, torch.contiguous_format)
         self.sites = self.graph.sites() if self.graph is not None else find_sites(module, example)
-        self.device = example.device
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What is made of the module by reading it is made again; no pickle could keep it."""
+        return partial(DropoutPosterior, thin=self.thin), (self.module, self.example)
 
     def draw(self, k: int, *, generator: torch.Generator) -> "ThinnedDraws | MaskedDraws":
         """K sub-networks; the first ones are the same however many are asked for."""
-        masks = draw_masks(self.sites, k, generator, self.device)
+        device = next(self.module.parameters()).device  # it may have been moved, with all of this
+        masks = draw_masks(self.sites, k, generator, device)
         if self.graph is None:
             return MaskedDraws(self.module, self.sites, list(masks))
         with torch.no_grad():

@@ -7,8 +7,11 @@ correction (Holm 1979) where several are compared, the matched-pairs rank-biseri
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+
+from activebdl.report.intervals import Array
 
 SIGNIFICANT = 0.05
 POWER = 0.8
@@ -29,9 +32,11 @@ def wilcoxon_p(differences: Sequence[float]) -> float:
     if len(d) == 0:
         return 1.0
     tied = len(np.unique(np.abs(d))) < len(d)
+    method: Any = "auto" if tied or len(d) > 50 else "exact"
     if tied and len(d) <= _ENUMERATED:
-        return float(wilcoxon(d, method=PermutationMethod(n_resamples=2**_ENUMERATED)).pvalue)
-    return float(wilcoxon(d, method="auto" if tied or len(d) > 50 else "exact").pvalue)
+        method = PermutationMethod(n_resamples=2**_ENUMERATED)
+    result: Any = wilcoxon(d, method=method)
+    return float(result.pvalue)
 
 
 def holm(ps: Sequence[float]) -> list[float]:
@@ -86,6 +91,6 @@ def seeds_needed(differences: Sequence[float], comparisons: int = 1) -> int | No
     return None if needed > MOST_SEEDS else max(fewest, needed)
 
 
-def _without_zeros(differences: Sequence[float]) -> "np.ndarray[tuple[int], np.dtype[np.float64]]":
+def _without_zeros(differences: Sequence[float]) -> Array:
     d = np.round(np.asarray(differences, dtype=float), 12)  # 0.3 - 0.1 and 0.2 are a tie
     return d[d != 0]

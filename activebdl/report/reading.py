@@ -194,9 +194,19 @@ def _not_begun(folder: Path, studies: Sequence[Study]) -> list[str]:
     comparison = read_comparison(folder) if (folder / COMMON).is_file() else None
     if comparison is None:
         return []
-    there = {(run.curve.strategy, run.curve.seed) for study in studies for run in study.runs}
-    wanted = [(_strategy_label(s), seed) for s in comparison.compare.strategies for seed in comparison.compare.seeds]
-    missing = [f"{strategy} with seed {seed}" for strategy, seed in wanted if (strategy, seed) not in there]
+    posteriors = [short(named.name) for named in comparison.compare.posteriors]
+    there = {
+        (run.curve.strategy, short(run.info.spec.posterior.name) if posteriors else "", run.curve.seed)
+        for study in studies
+        for run in study.runs
+    }
+    missing = [
+        f"{label}{f', {posterior}' if posterior else ''} with seed {seed}"
+        for label in map(_strategy_label, comparison.compare.strategies)
+        for posterior in posteriors or [""]
+        for seed in comparison.compare.seeds
+        if (label, posterior, seed) not in there
+    ]
     if not missing:
         return []
     more = f" and {len(missing) - 6} more" if len(missing) > 6 else ""

@@ -129,8 +129,12 @@ def _figures(study: Study, statistics: Statistics) -> Iterable[tuple[Picture, An
     curves, name = statistics.curves, study.name
     overlaid = matching(study.spec, [curve.strategy for curve in curves]) if statistics.headline == "accuracy" else []
     caption = "Mean over the seeds, and its 95 % interval." + (f" {CAPTION}" if overlaid else "")
-    yield Picture("curves", "Learning curves", caption), learning_curves(curves, name, overlaid)
-    groups = study.by_label()
+    arms = {(arm.strategy, arm.posterior) for arm in statistics.arms.values()}
+    begun = [curve for curve in study.curves if (curve.strategy, curve.posterior) not in arms]
+    yield Picture("curves", "Learning curves", caption), learning_curves([*curves, *begun], name, overlaid)
+    counted = {id(curve) for curve in curves}
+    groups = {label: [r for r in runs if id(r.curve) in counted] for label, runs in study.by_label().items()}
+    groups = {label: runs for label, runs in groups.items() if runs}
     if len(by_label(curves)) > 1:
         caption = (
             "How often the arm on the left is ahead of the one above, over all seeds that both have and all counts but "
@@ -140,7 +144,7 @@ def _figures(study: Study, statistics: Statistics) -> Iterable[tuple[Picture, An
     shares = {label: share for label, runs in groups.items() if (share := asked_shares(runs)) is not None}
     if shares:
         rounds = min(len(share) for share in shares.values())
-        longest = max((run.info.rounds for run in study.runs), key=len)
+        longest = max((run.info.rounds for runs in groups.values() for run in runs), key=len)
         counts = [record.n_labels for record in longest[1 : rounds + 1]]
         caption = "The share of each class in what was asked for after the start, round by round, over the seeds."
         cut = {label: share[:rounds] for label, share in shares.items()}

@@ -217,10 +217,10 @@ class Watched:
     inner: MlflowTracking
 
     @contextlib.contextmanager
-    def run(self, spec: RunSpec, name: str, uid: str) -> Generator[runs.TrackRound]:
+    def run(self, spec: RunSpec, name: str, uid: str, model: Path | None = None) -> Generator[runs.TrackRound]:
         with contextlib.ExitStack() as stack:
             with board.phase("log"):
-                send = stack.enter_context(self.inner.run(spec, name, uid))
+                send = stack.enter_context(self.inner.run(spec, name, uid, model))
 
             def watched(*told: Any) -> None:
                 with board.phase("log"):

@@ -65,8 +65,8 @@ def test_four_seeds_have_the_bootstraps_quantiles_by_all_resamples_written_out()
     mean, error, ratios = np.mean(values), np.std(values, ddof=1) / 2, list[float]()
     for resample in itertools.product(values, repeat=4):
         spread = np.std(resample, ddof=1) / 2
-        gap = np.mean(resample) - mean
-        ratios.append(gap / spread if spread > 0 else math.copysign(1e9, gap))
+        gap = float(np.mean(resample) - mean)
+        ratios.append(gap / float(spread) if spread > 0 else math.copysign(1e9, gap))
     q = np.quantile(ratios, [0.025, 0.975])
     t = stats.t.ppf(0.975, 3)
     expected = mean - np.clip(q[1], t / 1.5, 1.5 * t) * error, mean - np.clip(q[0], -1.5 * t, -t / 1.5) * error

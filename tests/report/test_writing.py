@@ -109,6 +109,11 @@ def test_an_unfinished_comparison_is_reported_as_far_as_it_is(runs: Path) -> Non
     assert "1 seed (left out, for only one of the two has them: seed 2)" in told
     assert "nothing yet of bald with seed 1" in (runs / "trial" / "report" / "report.md").read_text()
     for journal in runs.rglob(JOURNAL):
+        forget_rounds(journal, 2)
+    assert "No run is at its end yet; they are compared up to 20 labels" in str(
+        compare_arms(studies_in(runs / "trial")[0][0].curves)
+    )
+    for journal in runs.rglob(JOURNAL):
         forget_rounds(journal, 0)
     with pytest.raises(UserError, match="nothing to report of 'trial' yet"):
         write(runs / "trial")
