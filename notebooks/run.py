@@ -17,7 +17,6 @@ import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from PIL import Image
-from traitlets.config import Config
 
 HERE = Path(__file__).parent
 
@@ -35,7 +34,6 @@ def run(path: Path, folder: Path) -> nbformat.NotebookNode:
         kernel_name="python3",
         record_timing=False,
         coalesce_streams=True,
-        config=Config(KernelManager={"transport": "ipc"}),  # a socket file of the user's own, and no port
         resources={"metadata": {"path": str(folder)}},
     )
     client.execute()
