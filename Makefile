@@ -13,7 +13,7 @@ AGREES := agrees
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup agrees mnist test test-slow test-browser check lint format ui wheel-test clean
+.PHONY: help setup agrees mnist test test-slow test-browser notebooks check lint format ui wheel-test clean
 
 help:  ## what can be made
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ test-browser: setup  ## the labelling page in Chromium, which is installed where
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
 	    .ci/chromium
 	@$(BIN)/python -m pytest -m browser
+
+notebooks: setup  ## the notebooks, from top to bottom, in place; with ACTIVEBDL_FAST=1 they are only tried, in a minute
+	@$(BIN)/python notebooks/run.py
 
 check: lint test  ## lint, types and tests: before every commit
 
