@@ -34,6 +34,7 @@ class End:
     mlflow_latest: list[Any]
     mlflow_params: list[Any]
     mlflow_tags: list[Any]
+    mlflow_models: list[Any]
     files: list[Any]
 
     @staticmethod
@@ -67,6 +68,7 @@ class End:
             ),
             mlflow_params=query(store, "SELECT key, value FROM params ORDER BY key"),
             mlflow_tags=query(store, "SELECT key, value FROM tags WHERE key != 'activebdl.uid' ORDER BY key"),
+            mlflow_models=query(store, "SELECT name, status, lifecycle_stage FROM logged_models"),
             files=_files(place),
         )
 
@@ -76,8 +78,14 @@ def _files(place: Path) -> list[Any]:
     paths = [*place.glob("mlartifacts/**/*"), place / "mine" / "spec.yaml"]
     # Where MLflow is killed while it takes a file, it leaves its own beside the one that it takes the next time.
     files = [path for path in paths if path.is_file() and not path.name.startswith(".artifact.uploading.")]
-    # The folder of a run in MLflow has the run's id for a name.
-    return sorted((path.relative_to(place).parts[2:], sha256(path.read_bytes()).hexdigest()) for path in files)
+    # The folder of a run in MLflow has the run's id for a name, that of a model the model's; a model tells when it was
+    # made, so its files are compared by their names.
+    found = {path: path.relative_to(place).parts for path in files}
+    models = sorted(parts[3:] for parts in found.values() if parts[1] == "models")
+    others = sorted(
+        (parts[2:], sha256(path.read_bytes()).hexdigest()) for path, parts in found.items() if parts[1] != "models"
+    )
+    return [models, others]
 
 
 def what_is_kept(folder: Path) -> tuple[set[int], set[Said]]:

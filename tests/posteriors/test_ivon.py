@@ -191,7 +191,8 @@ def test_dropout_is_inactive_in_the_fit_and_as_it_was_afterwards(stop: bool) -> 
     with contextlib.suppress(KeyboardInterrupt):
         IVON(QUICK).fit(network, points(1), generator=seeded(), on_step=on_step)
     assert len(outputs) == (1 if stop else 24)
-    assert all(torch.equal(output, output[:1].expand_as(output)) for output in outputs)
+    # Alike to the last bits, which a processor may round otherwise in another row; a dropped unit is more than that.
+    assert all(torch.allclose(output, output[:1].expand_as(output), rtol=1e-5, atol=1e-6) for output in outputs)
     assert [module.p for module in made[0].modules() if isinstance(module, nn.Dropout | nn.AlphaDropout)] == [0.5, 0.3]
 
 
