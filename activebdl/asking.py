@@ -153,7 +153,7 @@ class Asking:
             pause = min(2 * pause + 0.01, _LONGEST_PAUSE)
             record(self._call("poll", oracle.poll, ticket))
             if journal.lines() != known:
-                known, since = journal.lines(), time.monotonic()
+                known, since, pause = journal.lines(), time.monotonic(), 0.0  # where one answer came, there may be more
             elif self.time_limit is not None and time.monotonic() - since > self.time_limit:
                 answered = len(journal.annotations(round, attempt))
                 raise UserError(

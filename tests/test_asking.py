@@ -405,9 +405,21 @@ def test_a_wrong_answer_cannot_be_recorded(dataset: ActiveDataset, network: Netw
     assert len(list(cycle(dataset, network, oracle=Wrong(truth_of(dataset))))) == 3
 
 
-def test_a_pause_between_looks_grows_but_not_for_ever(dataset: ActiveDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+class Late(SlowOracle):
+    """Answers nothing at the first ten looks."""
+
+    def poll(self, ticket: str) -> list[Annotation]:
+        answers = super().poll(ticket)
+        return answers[: max(0, self.looks - 10)]
+
+
+def test_a_pause_between_looks_grows_but_not_for_ever_and_not_while_answers_come(
+    dataset: ActiveDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pauses: list[float] = []
     monkeypatch.setattr("activebdl.asking._LONGEST_PAUSE", 2.0)
     monkeypatch.setattr(time, "sleep", pauses.append)
-    list(cycle(dataset, small_network, oracle=SlowOracle(truth_of(dataset)), counts=(12,)))
-    assert pauses[0] == 0 and pauses == sorted(pauses) and pauses[-1] == 2.0 and len(pauses) == 12
+    list(cycle(dataset, small_network, oracle=Late(truth_of(dataset)), counts=(12,)))
+    waiting, answered = pauses[:11], pauses[11:]
+    assert waiting[0] == 0 and waiting == sorted(waiting) and waiting[-1] == 2.0
+    assert answered == [0.0] * 11
