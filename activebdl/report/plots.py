@@ -112,7 +112,7 @@ def asked_by_class(asked: Mapping[str, Array], counts: Sequence[int], title: str
     """
     from matplotlib.colors import TwoSlopeNorm
 
-    columns = min(3, len(asked))
+    columns = 2 if len(asked) == 4 else min(3, len(asked))
     rows = math.ceil(len(asked) / columns)
     figure = new_figure(1.4 + 3.1 * columns, 0.9 + 2.5 * rows, dpi=144)
     grid: Any = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
@@ -128,8 +128,9 @@ def asked_by_class(asked: Mapping[str, Array], counts: Sequence[int], title: str
         at = _spread_ticks(classes, 10)
         axes.set_yticks(at, [str(i) for i in at])
         axes.spines[:].set_visible(False)
-    for axes in list(grid.flat)[len(asked) :]:
-        axes.set_visible(False)
+    for empty in range(len(asked), rows * columns):
+        grid.flat[empty].set_visible(False)
+        grid.flat[empty - columns].tick_params(labelbottom=True)  # it is the last of its column
     ticks = [0, even, *[t * even for t in (2, 4, 8, 16) if t * even <= 1.01 * highest]]
     bar = figure.colorbar(picture, ax=grid, shrink=0.9, ticks=ticks)
     bar.ax.set_yticklabels([f"{100 * t:.3g} %" for t in ticks])
