@@ -88,7 +88,9 @@ def side_by_side(spec: Any, folder: Path, runs: Path, *, jobs: int | None, mlflo
     from activebdl.report import conclude
 
     executor = sweep.executor_for(jobs, cluster)
-    how = (f" --jobs {jobs}" if jobs not in (None, 1) else "") + ("" if cluster is None else cluster.as_options)
+    how = (f" --jobs {jobs}" if jobs is not None and (cluster is not None or jobs > 1) else "") + (
+        "" if cluster is None else cluster.as_options
+    )
     tracking = tracking_for(runs, spec.experiment, mlflow)
     plot = folder / "curves.png"
     with resumable(folder, runs, how):

@@ -17,6 +17,7 @@ import torch
 
 from activebdl import __version__
 from activebdl.errors import UserError, words
+from activebdl.portable import by_value
 
 LOCAL = "auto"
 """The address of a Ray that is started on this machine, and ended with what it was started for."""
@@ -111,7 +112,7 @@ class Room:
 
     def __init__(self, ray: Any, cluster: Cluster) -> None:
         self._ray, self._cluster = ray, cluster
-        self._since = time.monotonic()
+        self._since: float | None = None  # when it was first seen that there is none
 
     def check(self) -> None:
         """To be asked again and again while nothing comes.
@@ -122,6 +123,8 @@ class Room:
         machines = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
         cpus, gpus = self._cluster.cpus, self._cluster.gpus
         if any(has.get("CPU", 0) >= cpus and has.get("GPU", 0) >= gpus for has in machines):
+            self._since = None
+        elif self._since is None:
             self._since = time.monotonic()
         elif time.monotonic() - self._since > _PATIENCE:
             raise UserError(
@@ -134,6 +137,14 @@ def lost(ray: Any) -> tuple[type[Exception], ...]:
     """What is raised for a process or a machine that is gone."""
     e = ray.exceptions
     return (e.RayActorError, e.ObjectLostError, e.WorkerCrashedError, e.NodeDiedError, e.OutOfMemoryError)
+
+
+def stand(place: str) -> None:
+    """In a process elsewhere: to stand where the driver does, for paths and modules of the user's own."""
+    with contextlib.suppress(OSError):
+        os.chdir(place)
+    if place not in sys.path:
+        sys.path.insert(0, place)
 
 
 def versions() -> dict[str, str]:
@@ -169,12 +180,10 @@ def packed(thing: Any, what: str) -> bytes:
     """
     from ray import cloudpickle
 
-    for name, module in list(sys.modules.items()):
-        if name.startswith("activebdl_user_"):  # a file that was given by its path: no other process can import it
-            cloudpickle.register_pickle_by_value(module)
     buffer = io.BytesIO()
     try:
-        torch.save(thing, buffer, pickle_module=cloudpickle)
+        with by_value(cloudpickle):
+            torch.save(thing, buffer, pickle_module=cloudpickle)
     except UserError:
         raise
     except Exception as error:

@@ -32,7 +32,7 @@ def save(thing: object, path: Path) -> None:
         UserError: cloudpickle is not installed.
     """
     cloudpickle = _cloudpickle()
-    with _by_value(cloudpickle), writing_safely(path) as file:
+    with by_value(cloudpickle), writing_safely(path) as file:
         torch.save(thing, file, pickle_module=cloudpickle, pickle_protocol=pickle.HIGHEST_PROTOCOL)
 
 
@@ -75,10 +75,17 @@ def _distribution(package: str) -> str | None:
 
 
 @contextlib.contextmanager
-def _by_value(cloudpickle: Any) -> Generator[None]:
-    """Modules of the user's own are written into the file, for where it is read nobody has them."""
-    theirs = [module for name, module in list(sys.modules.items()) if "." not in name and _is_users(module)]
-    theirs = [module for module in theirs if module.__name__ not in cloudpickle.list_registry_pickle_by_value()]
+def by_value(cloudpickle: Any) -> Generator[None]:
+    """Modules of the user's own are written with what is pickled, for where it is read nobody has them.
+
+    Args:
+        cloudpickle: The module, or Ray's own copy of it.
+    """
+    known = cloudpickle.list_registry_pickle_by_value()
+    found = {
+        module.__name__: module for name, module in list(sys.modules.items()) if "." not in name and _is_users(module)
+    }  # by their own names: one module may be there under two
+    theirs = [module for name, module in found.items() if name not in known]
     try:
         for module in theirs:
             cloudpickle.register_pickle_by_value(module)
@@ -88,11 +95,17 @@ def _by_value(cloudpickle: Any) -> Generator[None]:
             cloudpickle.unregister_pickle_by_value(module)
 
 
-def _is_users(module: ModuleType) -> bool:
+def _is_users(module: ModuleType | None) -> bool:
     """Whether a module is neither installed, nor Python's, nor ours."""
+    if module is None:  # somebody has forbidden to import it
+        return False
     about = vars(module)
     places = [about["__file__"]] if about.get("__file__") else list(about.get("__path__", ()))
-    if not places or about["__name__"] in ("activebdl", "__main__"):  # the latter goes by value in any case
+    if not places or about["__name__"] in (
+        "activebdl",
+        "__main__",
+        "__mp_main__",
+    ):  # a script goes by value in any case
         return False
     place = Path(places[0]).resolve()
     installed = {"site-packages", "dist-packages"} & set(place.parts)

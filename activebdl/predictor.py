@@ -80,8 +80,9 @@ class Predictor:
     def _inputs(self, x: Array) -> Tensor:
         wanted = tuple(self.example.shape[1:])
         inputs = single(as_tensor(x))
-        if tuple(inputs.shape[1:]) != wanted or inputs.dim() == 0:
-            raise UserError(f"Items have the shape {list(wanted)}, so many of them {['B', *wanted]}; got {[*x.shape]}.")
+        if tuple(inputs.shape[1:]) != wanted or inputs.dim() == 0 or len(inputs) == 0:
+            right = f"Items have the shape {list(wanted)}, so one or more of them {['B', *wanted]}"
+            raise UserError(f"{right}; got {[*inputs.shape]}.")
         return inputs
 
     @cached_property

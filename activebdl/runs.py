@@ -134,6 +134,8 @@ def _go(cycle: ActiveLearning, spec: RunSpec, folder: Path, journal: Journal, tr
     say(_header(cycle.dataset))
     uid: str = journal.about("uid")
     model = folder / MODEL
+    if not (done == len(cycle.counts) or stopped):
+        model.unlink(missing_ok=True)  # of fewer labels
     with tracking.run(spec, folder.name, uid, model) as track, rounds_bar(len(cycle.counts), done) as advance:
         for round in cycle.run(journal):
             rounds.append(round)

@@ -20,6 +20,9 @@ from pydantic_core import PydanticCustomError
 from activebdl.counts import check_counts, label_counts
 from activebdl.errors import UserError
 
+CHANGES_NOTHING = ("device", "chunk", "shards", "time_limit", "keep_model")
+"""Settings of which no selection and no metric depends, but for the last bits of numbers."""
+
 
 class Named(BaseModel):
     """Something by name with its options: ``bald``, or ``{name: power_bald, beta: 4}``."""
@@ -201,9 +204,7 @@ def _is_yaml(name: str) -> bool:
 
 def _experiment(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> str:
     """The experiment's name, another one when changes make it another data set or protocol."""
-    same = {
-        "strategy", "posterior", "seed", "device", "chunk", "shards", "oracle", "time_limit", "keep_model", "compare",
-    }  # fmt: skip
+    same = {"strategy", "posterior", "seed", "oracle", "compare", *CHANGES_NOTHING}
     within = ("strategy.", "compare.", "oracle.")
     if all(key in same or key.startswith(within) for key in changes):
         return tree["experiment"]

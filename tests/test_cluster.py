@@ -1,15 +1,16 @@
 """Which cluster is meant, and what may not be asked of one; no cluster is needed for it."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from activebdl._cli import cluster_for
-from activebdl.cluster import Cluster, differing, versions
+from activebdl.cluster import Cluster, Room, differing, versions
 from activebdl.errors import UserError
 from activebdl.spec import Named
-from activebdl.sweep import executor_for
-from activebdl.sweep._children import Task
+from activebdl.sweep import compare, executor_for
 from tests.comparisons import tiny
 
 
@@ -32,14 +33,33 @@ def test_a_machine_with_other_versions_is_named_by_them() -> None:
     assert "has torch 1.0 and not" in str(differing(versions() | {"torch": "1.0"}))
 
 
-@pytest.mark.parametrize(
-    ("change", "what"), [({"oracle": Named(name="files")}, "the oracle 'files'"), ({"shards": 2}, "shards")]
-)
-def test_tasks_are_refused_what_only_the_driver_has(change: dict[str, object], what: str, tmp_path: Path) -> None:
+def test_what_a_comparison_cannot_have_is_told_before_anything_is_begun(tmp_path: Path) -> None:
     executor = executor_for(None, Cluster("nowhere:1"))
-    assert executor is not None
-    with pytest.raises(UserError, match=f"cannot have {what}"):
-        executor.run([Task(tiny(["random"]).model_copy(update=change), tmp_path)], lambda number, event: None)
+    people = tiny(["random"]).model_copy(update={"oracle": Named(name="files")})
+    with pytest.raises(UserError, match="The oracle 'files' works on this machine, and tasks of Ray may be on others"):
+        compare(people, tmp_path / "people", executor=executor)
+    with pytest.raises(UserError, match="Shards are for one run"):
+        compare(tiny(["random"]).model_copy(update={"shards": 2}), tmp_path / "shards")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_cluster_without_room_is_given_time_from_when_that_was_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes: list[Any] = [{"Alive": True, "Resources": {"CPU": 1.0}}]
+    clock = [0.0]
+    monkeypatch.setattr("activebdl.cluster.time.monotonic", lambda: clock[0])
+    room = Room(SimpleNamespace(nodes=lambda: nodes), Cluster("auto"))
+    room.check()
+    clock[0], gone = 5000.0, nodes.pop()  # hours of work, in which nobody asked
+    room.check()
+    clock[0] += 100
+    room.check()
+    nodes.append(gone)
+    room.check()
+    nodes.clear()
+    room.check()
+    clock[0] += 200
+    with pytest.raises(UserError, match="No machine of the Ray cluster has 1 CPUs"):
+        room.check()
 
 
 def test_no_run_at_a_time_is_refused() -> None:

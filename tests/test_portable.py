@@ -49,3 +49,29 @@ def test_a_function_of_a_module_on_the_path_is_kept_whole(tmp_path: Path, monkey
     command = [sys.executable, "-c", script, str(tmp_path / "f.pkl")]
     told = subprocess.run(command, capture_output=True, text=True, check=True)
     assert told.stdout.split() == ["42", "False"]
+
+
+SCRIPT = """
+import multiprocessing, pathlib, sys
+from activebdl import portable
+
+if __name__ == "__main__":
+    child = multiprocessing.get_context("spawn").Process(target=portable.save, args=({"a": 1}, pathlib.Path("a.pkl")))
+    child.start()
+    child.join()
+    sys.exit(child.exitcode)
+"""
+
+
+def test_a_process_that_a_script_has_spawned_keeps_its_things_too(tmp_path: Path) -> None:
+    """There the script is known as two modules, which are one."""
+    (tmp_path / "script.py").write_text(SCRIPT)
+    done = subprocess.run([sys.executable, "script.py"], cwd=tmp_path, capture_output=True, text=True, timeout=200)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert portable.load(tmp_path / "a.pkl", torch.device("cpu")) == {"a": 1}
+
+
+def test_a_module_that_may_not_be_imported_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "forbidden", None)
+    portable.save([1, 2], tmp_path / "a.pkl")
+    assert portable.load(tmp_path / "a.pkl", torch.device("cpu")) == [1, 2]

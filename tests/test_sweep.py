@@ -51,6 +51,9 @@ class Elsewhere:
     def __init__(self, disk: Path, dataset: ActiveDataset) -> None:
         self.disk, self.dataset = disk, dataset
 
+    def check(self, spec: RunSpec) -> None:
+        """All of them."""
+
     def run(self, tasks: Sequence[Task], tell: Tell) -> None:
         for number, task in reversed(list(enumerate(tasks))):
             there = Task(task.spec, self.disk / task.folder.name)

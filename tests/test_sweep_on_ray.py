@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from activebdl.cluster import Cluster
-from activebdl.spec import Comparison, Named, read_spec
+from activebdl.spec import Comparison, Named, RunSpec, read_spec
 from activebdl.sweep import compare
 from activebdl.sweep._children import Begun, Event, Executor, Kept, Task, Tell, Told
 from activebdl.sweep._on_ray import OnRay
@@ -27,6 +27,9 @@ class Listening:
         self.killed = False
 
     width, speaks = 2, False
+
+    def check(self, spec: RunSpec) -> None:
+        self.executor.check(spec)
 
     def run(self, tasks: Sequence[Task], tell: Tell) -> None:
         def hear(number: int, event: Event) -> None:

@@ -17,6 +17,9 @@ _HOW = """\
   that answer the same question. Effect: the matched-pairs rank-biserial correlation, 1 when every seed is in favour.
 - Seeds needed: for four chances in five to see a difference as large as this one, at 5 %. Of few seeds it is a rough
   figure.
+- Choose the number of seeds before you look: whoever adds seeds until something differs finds it more often than once
+  in twenty. To follow "seeds needed", take that many new seeds.
+- Intervals are of one comparison each and not corrected; p is.
 """
 
 
@@ -117,7 +120,7 @@ def _tests(verdicts: Sequence[Verdict], headline: str) -> str:
             _escaped(each.arm),
             _escaped(each.against),
             str(len(each.seeds)),
-            told_difference(each.area.mean, headline),
+            told_difference(each.area.mean, headline, " of area"),
             f"{each.area.effect:+.2f}",
             told_p(each.area.p_holm),
             told_difference(each.final.mean, headline),

@@ -32,7 +32,7 @@ def wilcoxon_p(differences: Sequence[float]) -> float:
     if len(d) == 0:
         return 1.0
     tied = len(np.unique(np.abs(d))) < len(d)
-    method: Any = "auto" if tied or len(d) > 50 else "exact"
+    method: Any = "asymptotic" if tied or len(d) > 50 else "exact"
     if tied and len(d) <= _ENUMERATED:
         method = PermutationMethod(n_resamples=2**_ENUMERATED)
     result: Any = wilcoxon(d, method=method)

@@ -15,11 +15,11 @@ from activebdl.journal_reading import read_history
 from activebdl.report.curves import Curve, by_label
 from activebdl.rounds import Round
 from activebdl.run_folders import COMMON, JOURNAL, RunInfo, list_comparisons, list_runs, read_comparison, short
-from activebdl.spec import Named, RunSpec
+from activebdl.spec import CHANGES_NOTHING, Named, RunSpec
 
 Array = np.ndarray[Any, Any]
 
-_NO_PROTOCOL = {"experiment", "strategy", "posterior", "seed", "compare", "device", "chunk", "time_limit"}
+_NO_PROTOCOL = {"experiment", "strategy", "posterior", "seed", "compare", *CHANGES_NOTHING}
 _IN_COUNTS = {"initial", "budget", "query_size", "growth"}
 """What may differ among runs that are compared, and what their counts say already."""
 

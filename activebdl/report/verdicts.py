@@ -15,7 +15,7 @@ import numpy as np
 
 from activebdl.errors import UserError
 from activebdl.report.arms import Arm, Estimate, summary
-from activebdl.report.curves import Curve, area, by_label, common_counts
+from activebdl.report.curves import Curve, area, by_label, common_counts, ends_differ
 from activebdl.report.intervals import mean_interval
 from activebdl.report.paired import SIGNIFICANT, fewest_seeds, holm, rank_biserial, seeds_needed, wilcoxon_p
 
@@ -31,7 +31,7 @@ class Test:
         mean: Theirs, and its 95 % interval.
         effect: The matched-pairs rank-biserial correlation, from -1 to 1.
         p: Wilcoxon's, two-sided, of this comparison alone.
-        p_holm: The same, corrected over all arms that are compared.
+        p_holm: The same, corrected over all arms that answer the same question.
     """
 
     differences: tuple[float, ...]
@@ -42,7 +42,7 @@ class Test:
 
     @property
     def tells(self) -> bool:
-        """Whether there is a difference, at 5 % over all arms together."""
+        """Whether there is a difference, at 5 % over all arms that answer the same question."""
         return self.p_holm <= SIGNIFICANT
 
 
@@ -95,8 +95,10 @@ class Verdict:
         return f"{self.arm} is {relation} {self.against}: {difference}, {p}, {seeds}{left_out}; {end}."
 
     def _what_it_takes(self) -> str:
-        fewest, n = fewest_seeds(self.comparisons), len(self.seeds)
-        hopeless = f"{n} seed{'s' if n != 1 else ''} cannot tell whatever they show, {fewest} are the fewest"
+        fewest, seeds = fewest_seeds(self.comparisons), len(self.seeds)
+        n = sum(round(difference, 12) != 0 for difference in self.area.differences) or seeds  # ties tell nothing
+        told = f"{n} seed{'s' if n != 1 else ''}{' that differ' if n < seeds else ''}"
+        hopeless = f"{told} cannot tell whatever they show, {fewest} are the fewest"
         if n < 2:
             return hopeless
         if not any(self.area.differences):
@@ -155,11 +157,21 @@ def compare_arms(curves: Sequence[Curve], against: str | None = None) -> Statist
     _none_twice(curves)
     used, notes = _at_their_end(curves)
     baseline, note = _baseline(used, against)
-    last = common_counts(used)[-1]
-    groups = by_label(used)
+    shared, groups = common_counts(used), by_label(used)
+    last = shared[-1]
+    if (starts := sorted({curve.counts[0] for curve in used}))[1:]:
+        told = ", ".join(f"{start:,}" for start in starts)
+        raise UserError(f"These curves begin at {told} labels; areas are of curves that begin at the same number.")
+    if ends_differ(used) and not notes:
+        notes.append(f"Runs end at different counts: areas go up to {last:,} labels, and the end is there.")
+    if len(shared) == 1 and not any(curve.complete for curve in used):
+        notes = ["All runs have their first labels alone in common, so there is nothing to compare yet."]
+        questions: list[list[tuple[str, str]]] = []
+    else:
+        questions = _questions(groups, baseline)
     arms = {label: summary(label, group, last) for label, group in groups.items()}
     verdicts: list[Verdict] = []
-    for pairs in _questions(groups, baseline):
+    for pairs in questions:
         paired = [(a, b) for a, b in pairs if _share_a_seed(groups[a], groups[b])]
         notes += [f"{a} and {b} share no seed, and are not compared." for a, b in pairs if (a, b) not in paired]
         verdicts += _family([_compared(a, b, groups, last) for a, b in paired])
@@ -169,13 +181,19 @@ def compare_arms(curves: Sequence[Curve], against: str | None = None) -> Statist
 
 
 def told_difference(gain: Estimate, headline: str, of: str = "") -> str:
-    """As "+1.90 points (+0.40 to +3.40)"; a gain that is less error as "RMSE -2.1 (-3.9 to -0.3)"."""
+    """As "+1.90 points (+0.40 to +3.40)"; a gain that is less error as "RMSE -2.1 (-3.9 to -0.3)".
+
+    Args:
+        gain: More is better.
+        headline: "accuracy" or "rmse".
+        of: Of what, where it is not of the end.
+    """
     if headline == "accuracy":
         mean, low, high = (f"{100 * value:+.2f}" for value in (gain.mean, gain.low, gain.high))
         what = f"{mean} points{of}"
     else:
         mean, low, high = (f"{-value:+.3g}" for value in (gain.mean, gain.high, gain.low))
-        what = f"RMSE {mean}"
+        what = f"{'mean RMSE' if of else 'RMSE'} {mean}"
     return what if math.isnan(gain.low) else f"{what} ({low} to {high})"
 
 
@@ -217,9 +235,12 @@ def _baseline(curves: Sequence[Curve], against: str | None) -> tuple[str, str | 
     """The strategy that others are compared with, and what is to be said of the choice."""
     known = list(dict.fromkeys(curve.strategy for curve in curves))
     wanted = BASELINE if against is None else against
-    for strategy in known:
-        if wanted in (strategy, strategy.partition("(")[0]):
-            return strategy, None
+    found = [strategy for strategy in known if strategy == wanted]
+    found = found or [strategy for strategy in known if strategy.partition("(")[0] == wanted]
+    if len(found) > 1:
+        raise UserError(f"'{wanted}' may be {' or '.join(found)}; say which of them the others are compared with.")
+    if found:
+        return found[0], None
     if against is not None:
         raise UserError(f"There is no strategy '{against}' to compare with. There are: {', '.join(known)}.")
     return known[0], f"{BASELINE} is not among the strategies; the others are compared with {known[0]}."

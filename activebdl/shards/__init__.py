@@ -12,6 +12,7 @@ N: items asked about.
 """
 
 import contextlib
+import os
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -143,7 +144,7 @@ class _Crew:
         cluster = self.shards.cluster
         remote = self.ray.remote(PoolActor).options(**cluster.options(), max_restarts=0)
         for _ in range(self.shards.count - len(self.ready) - len(self.starting)):
-            actor = remote.remote(cluster.threads)
+            actor = remote.remote(cluster.threads, os.getcwd())
             self.starting[actor.hold.remote(*self._pool)] = actor
 
     def welcome(self, ref: Any) -> None:
@@ -172,7 +173,7 @@ class _Crew:
         done, _ = self.ray.wait(refs, num_returns=1, timeout=1.0)
         if done:  # and all the others that have come by now
             done, _ = self.ray.wait(refs, num_returns=len(refs), timeout=0)
-        if not done and not self.ready:
+        if not self.ready and not done:
             self._room.check()
         return done
 

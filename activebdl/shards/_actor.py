@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from activebdl.cluster import packed, unpacked, versions
+from activebdl.cluster import packed, stand, unpacked, versions
 from activebdl.data.inputs import Inputs, as_tensor
 from activebdl.devices import Precision, choose_device
 from activebdl.errors import UserError
@@ -43,8 +43,9 @@ class PoolActor:
     What the user can mend is told in a sentence beside the result, so that it arrives as it was said.
     """
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, place: str) -> None:
         torch.set_num_threads(threads)
+        stand(place)
         self._kept: dict[str, tuple[Any, Any]] = {}
         self._scorers: dict[tuple[int, str, Precision], Scorer] = {}
 

@@ -3,13 +3,14 @@
     runs/NAME/comparison.yaml                         what all its runs have in common
     runs/NAME/power_bald-mc_dropout-seed0/            a run each, see `activebdl.runs`
     runs/NAME/curves.png, curves.csv, table.txt       written anew after every run
+    runs/NAME/report/                                 at the end, see `activebdl.report`
 
 What is finished is not done again, and what failed is tried again. Runs with the same seed begin with the same labels.
 """
 
 import contextlib
 import uuid
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,13 +42,14 @@ class Unfinished(Exception):
         failed: Why, in one sentence, by the name of the run.
         curves: Of those that are finished.
         runs: How many there are in all.
+        waits: What those say that wait for labels.
     """
 
-    def __init__(self, failed: dict[str, str], curves: list[Curve], runs: int) -> None:
+    def __init__(self, failed: dict[str, str], curves: list[Curve], runs: int, waits: Sequence[str] = ()) -> None:
         self.failed, self.curves = failed, curves
         others = "the others are finished" if len(failed) + len(curves) == runs else f"{len(curves)} are finished"
         told = [f"  {name}: {reason}" for name, reason in failed.items()]
-        super().__init__("\n".join([f"{len(failed)} of {runs} runs failed, {others}:", *told]))
+        super().__init__("\n".join([f"{len(failed)} of {runs} runs failed, {others}:", *told, *waits]))
 
 
 def comparison_folder(spec: RunSpec, runs: Path, name: str | None = None) -> Path:
@@ -90,11 +92,10 @@ def compare(
         Unfinished: Some failed, after all others have ended.
         Waiting: Some wait for labels, after all others have ended.
     """
-    if executor is not None and not executor.speaks and spec.oracle.name == "web":
-        raise UserError(
-            "The labelling page serves one run at a time; compare with --jobs 1, or with --oracle files, where people "
-            "answer all runs at once."
-        )
+    if spec.shards is not None:
+        raise UserError("Shards are for one run, by 'activebdl run'; a comparison has --jobs, or --ray.")
+    if executor is not None:
+        executor.check(spec)
     dataset = make_dataset(spec.dataset)
     children = _children(spec)
     for child in children:
@@ -115,12 +116,12 @@ def _hear(tasks: list[Task], driver: Driver, executor: Executor) -> list[Curve]:
     with driver:
         executor.run(tasks, driver.take)
     assert driver.ended == len(tasks), "an executor returns when every child has told how it ended"
+    waits = list(dict.fromkeys(driver.waits.values()))
     if driver.failed:
-        raise Unfinished(
-            {tasks[i].folder.name: reason for i, reason in sorted(driver.failed.items())}, driver.curves, len(tasks)
-        )
-    if driver.waits:
-        raise Waiting("\n".join(dict.fromkeys(driver.waits.values())))
+        failed = {tasks[i].folder.name: reason for i, reason in sorted(driver.failed.items())}
+        raise Unfinished(failed, driver.curves, len(tasks), waits)
+    if waits:
+        raise Waiting("\n".join(waits))
     return driver.curves
 
 
@@ -168,10 +169,7 @@ def _holds(folder: Path, spec: RunSpec) -> bool:
 def _is_of(place: Path, child: RunSpec) -> bool:
     """Whether a run has begun in a folder, maybe when there were fewer settings than today."""
     known = begun(place)
-    if known is None:
-        return False
-    known = known.model_copy(update={"shards": child.shards})  # by whom a pool is looked at changes nothing
-    return known == child or resolved(known) == child
+    return known is not None and (known == child or resolved(known) == child)
 
 
 @contextlib.contextmanager

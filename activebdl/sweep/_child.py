@@ -83,6 +83,9 @@ class InThisProcess:
     def __init__(self, dataset: ActiveDataset) -> None:
         self.dataset = dataset
 
+    def check(self, spec: RunSpec) -> None:
+        """See `Executor`: whatever one run can have."""
+
     def run(self, tasks: Sequence[Task], tell: Tell) -> None:
         """See `Executor`."""
         for number, task in enumerate(tasks):

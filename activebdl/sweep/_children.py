@@ -110,6 +110,14 @@ class Executor(Protocol):
     @property
     def speaks(self) -> bool: ...
 
+    def check(self, spec: RunSpec) -> None:
+        """Before anything is begun.
+
+        Raises:
+            UserError: It cannot run such children.
+        """
+        ...
+
     def run(self, tasks: Sequence[Task], tell: Tell) -> None:
         """Runs all tasks, begun ones in the order given; returns when each has told its `End`, the last of its events.
 

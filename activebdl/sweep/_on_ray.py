@@ -7,7 +7,6 @@ journal.
 
 import contextlib
 import os
-import sys
 import tempfile
 import threading
 from collections import Counter, deque
@@ -19,13 +18,14 @@ from typing import Any
 
 import torch
 
-from activebdl.cluster import Cluster, Room, differing, lost, versions
+from activebdl.cluster import Cluster, Room, differing, lost, stand, versions
 from activebdl.data import ActiveDataset
 from activebdl.errors import UserError, words
 from activebdl.files import MODEL
 from activebdl.journal import Journal
 from activebdl.journal_reading import snapshot
 from activebdl.run_folders import JOURNAL, SPEC_FILE
+from activebdl.spec import RunSpec
 from activebdl.sweep._children import Begun, Event, Failed, Finished, Kept, Task, Tell, Told, Waits
 from activebdl.sweep._processes import OUTPUT
 
@@ -52,6 +52,14 @@ class OnRay:
         self._open = contextlib.ExitStack()
         self._ray: Any = None
 
+    def check(self, spec: RunSpec) -> None:
+        """See `Executor`."""
+        if spec.oracle.name in _PEOPLE:
+            raise UserError(
+                f"The oracle '{spec.oracle.name}' works on this machine, and tasks of Ray may be on others; compare "
+                "without --ray."
+            )
+
     @property
     def width(self) -> int:
         """See `Executor`."""
@@ -63,10 +71,6 @@ class OnRay:
 
     def run(self, tasks: Sequence[Task], tell: Tell) -> None:
         """See `Executor`."""
-        for task in tasks:
-            if task.spec.oracle.name in _PEOPLE or task.spec.shards is not None:
-                what = "shards" if task.spec.shards is not None else f"the oracle '{task.spec.oracle.name}'"
-                raise UserError(f"Runs that are tasks of Ray cannot have {what}; compare them with --jobs instead.")
         try:
             _Running(self._joined(), self.cluster, tasks, tell, self.jobs or len(tasks)).run()
         finally:
@@ -107,11 +111,15 @@ class _Running:
 
     def _begin(self, number: int) -> None:
         task = self.tasks[number]
-        if (task.folder / JOURNAL).exists():
-            with Journal(task.folder / JOURNAL):
-                pass  # nobody else has it, and what SQLite keeps beside it is in it now
-        there = [task.folder / name for name in (JOURNAL, *_BESIDE) if (task.folder / name).exists()]
-        files = {path.name: path.read_bytes() for path in there}
+        try:
+            if (task.folder / JOURNAL).exists():
+                with Journal(task.folder / JOURNAL):
+                    pass  # nobody else has it, and what SQLite keeps beside it is in it now
+            there = [task.folder / name for name in (JOURNAL, *_BESIDE) if (task.folder / name).exists()]
+            files = {path.name: path.read_bytes() for path in there}
+        except (UserError, OSError) as error:
+            self.tell(number, Failed(words(error)))
+            return
         self.streams[self.remote.remote(task, files, self.threads, versions(), os.getcwd())] = number
 
     def _hear(self, stream: Any) -> None:
@@ -149,10 +157,7 @@ def child(task: Task, files: Mapping[str, bytes], threads: int, driver: dict[str
         yield Failed(trouble)
         return
     torch.set_num_threads(threads)
-    with contextlib.suppress(OSError):
-        os.chdir(place)
-    if place not in sys.path:
-        sys.path.insert(0, place)
+    stand(place)
     with tempfile.TemporaryDirectory(prefix="activebdl-", ignore_cleanup_errors=True) as disk:
         folder = Path(disk) / task.folder.name
         folder.mkdir()

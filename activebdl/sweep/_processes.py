@@ -24,6 +24,7 @@ from typing import cast
 
 from activebdl.data import ActiveDataset
 from activebdl.errors import UserError
+from activebdl.spec import RunSpec
 from activebdl.sweep._children import Failed, Finished, Task, Tell, Waits
 
 OUTPUT = "output.txt"
@@ -47,6 +48,14 @@ class Processes:
         if jobs < 1:
             raise UserError(f"--jobs takes how many runs go on at a time, 1 or more, not {jobs}.")
         self.width = jobs
+
+    def check(self, spec: RunSpec) -> None:
+        """See `Executor`."""
+        if spec.oracle.name == "web":
+            raise UserError(
+                "The labelling page serves one run at a time; compare with --jobs 1, or with --oracle files, where "
+                "people answer all runs at once."
+            )
 
     def run(self, tasks: Sequence[Task], tell: Tell) -> None:
         """See `Executor`."""

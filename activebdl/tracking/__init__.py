@@ -7,7 +7,7 @@ point, whatever failed when.
 
     store       experiments and comparisons: what a run is given as its `activebdl.runs.Tracking`
     run         one run, and what the store has not been told of it; `outbox` keeps it until the store is back
-    told        parameters, tags, metrics and pictures; `datasets`, the pool and the test set
+    told        parameters, tags, metrics and pictures; `datasets`, the pool and the test set; `system`, the machine
     model       what was learned, as MLflow's own tools load it: without the rest of this room, or of the command line
     ui          the view that MLflow's pages open on, and the server that shows them
 """

@@ -16,14 +16,14 @@ def watched(client: Any, run_id: str) -> Generator[None]:
     from mlflow.environment_variables import MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING
 
     monitor = None
-    if run_id and MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.get():
-        try:
+    try:
+        if run_id and MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.get():
             from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
             monitor = SystemMetricsMonitor(run_id, resume_logging=True, tracking_uri=client.tracking_uri)
             monitor.start()
-        except Exception as error:  # psutil is not there, above all
-            say(f"  no system metrics: {error}; they need psutil: pip install 'activebdl[system-metrics]'")
+    except Exception as error:  # psutil is not there, above all
+        say(f"  no system metrics: {error}; they need psutil: pip install 'activebdl[system-metrics]'")
     try:
         yield
     finally:

@@ -122,9 +122,21 @@ def test_every_command_it_names_exists() -> None:
     from activebdl.cli import app
 
     text = README.read_text(encoding="utf-8")
-    named = set(re.findall(r"activebdl (run|compare|resume|list|data|ui|\w+ing)\b", text))
+    named = set(re.findall(r"(?:^ {4}|`)activebdl ([a-z]+)", text, re.MULTILINE))
     assert named <= set(get_command(app).commands)  # type: ignore[attr-defined]
-    assert {"run", "compare", "resume", "list", "data", "ui"} <= named
+    assert {
+        "run",
+        "compare",
+        "report",
+        "resume",
+        "label",
+        "ingest",
+        "labels",
+        "list",
+        "data",
+        "uncertainty",
+        "ui",
+    } <= named
 
 
 @pytest.mark.parametrize("readme", [README, GALLERY, POSTERIORS], ids=["main", "gallery", "posteriors"])

@@ -100,7 +100,7 @@ def test_of_errors_less_is_better() -> None:
     random = [of_numbers("random", seed, [70, 64 + seed + 0.1 * seed, 60]) for seed in range(6)]
     verdict = compare_arms([*random, *ours]).verdicts[0]
     assert verdict.outcome == "better" and verdict.area.mean.mean > 0
-    assert str(verdict).startswith("gaussian_bald is better than random: RMSE -4.6")
+    assert str(verdict).startswith("gaussian_bald is better than random: mean RMSE -4.6")
     assert compare_arms([*random, *ours], "gaussian_bald").verdicts[0].outcome == "worse"
     assert compare_arms([*random, *ours]).arms["random"].prices == {}
 
@@ -137,8 +137,25 @@ def test_runs_that_are_under_way_are_left_out_and_told() -> None:
     assert told.last == 40 and told.verdicts[0].seeds == tuple(range(7))
     assert "bald is not at its end, and left out of all numbers: seed 7 at 20 labels." in told.notes
     all_going = [replace(each, complete=False) for each in (*RANDOM, *raised("bald", [0.05] * 7))]
+    told = compare_arms(all_going)
+    assert told.last == 40 and "compared up to 40 labels" in str(told) and len(told.verdicts) == 1
     told = compare_arms([*all_going, going])
-    assert told.last == 20 and "compared up to 20 labels" in str(told)
+    assert str(told) == "All runs have their first labels alone in common, so there is nothing to compare yet."
+
+
+def test_a_run_that_a_rule_stopped_shortens_the_comparison_and_that_is_told() -> None:
+    whole = [curve(name, seed, [0.5, 0.6, 0.7]) for name in ("random", "bald") for seed in range(3)]
+    assert compare_arms(whole).last == 60 and compare_arms(whole).notes == ()
+    told = compare_arms([*whole[1:], replace(curve("random", 0, [0.5, 0.6], (20, 40)), stopped=True)])
+    assert told.last == 40
+    assert "Runs end at different counts: areas go up to 40 labels, and the end is there." in told.notes
+
+
+def test_seeds_without_a_difference_tell_nothing() -> None:
+    """Of seven pairs two are ties, and five whose signs agree have a p of 2 / 2^5 at best."""
+    (verdict,) = compare_arms([*RANDOM, *raised("bald", [0, 0, 0.05, 0.05, 0.05, 0.05, 0.05])]).verdicts
+    assert verdict.area.p == pytest.approx(2 / 2**5)
+    assert "5 seeds that differ cannot tell whatever they show, 6 are the fewest" in str(verdict)
 
 
 def test_mistakes_are_told() -> None:
@@ -150,6 +167,12 @@ def test_mistakes_are_told() -> None:
         compare_arms([RANDOM[0], of_numbers("bald", 0, [1, 2, 3])])
     with pytest.raises(UserError, match="no number of labels in common"):
         compare_arms([RANDOM[0], curve("bald", 0, [0.5, 0.6], (30, 50))])
+    with pytest.raises(UserError, match="begin at 20, 40 labels"):
+        compare_arms([RANDOM[0], curve("bald", 0, [0.6, 0.7], RANDOM[0].counts[1:3])])
+    betas = [replace(each, strategy=f"power_bald(beta={beta})") for each in RANDOM for beta in (1, 4)]
+    with pytest.raises(UserError, match=r"'power_bald' may be power_bald\(beta=1\) or power_bald\(beta=4\)"):
+        compare_arms(betas, against="power_bald")
+    assert compare_arms(betas, against="power_bald(beta=4)").against == "power_bald(beta=4)"
     assert str(compare_arms(RANDOM)) == "There is one arm, and nothing to compare it with."
 
 
