@@ -64,6 +64,8 @@ class Journal:
     def __init__(self, path: Path | None = None, *, beside: bool = False) -> None:
         self.path = path
         self._beside = beside
+        if path is not None and beside:
+            _refuse_elsewhere(path)
         self._lock = None if path is None or beside else _lock(path)
         self._turn = threading.RLock()  # of the threads of this process
         self._db = None
@@ -93,8 +95,7 @@ class Journal:
             if self._db is not None:
                 self._db.close()
             if self._lock is not None and self._lock.is_locked:
-                _holder_file(Path(self._lock.lock_file)).unlink(missing_ok=True)
-                self._lock.release()
+                _release(self._lock)
 
     def about(self, key: str) -> Any:
         """What was noted about the run under that key; None when nothing was."""
@@ -303,6 +304,47 @@ class Journal:
             if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
                 after = "It is damaged and was left as it is; 'activebdl labels RUN --export' writes what can be read."
             raise UserError(f"The journal '{self.path}' cannot be {verb}: {error}. {after}") from error
+
+
+@contextlib.contextmanager
+def elsewhere(path: Path) -> Generator[None]:
+    """Holds the journal of a run that works on another disk, from where copies come that take this one's place.
+
+    What anybody added here meanwhile would be gone with the next copy, so it is refused.
+
+    Raises:
+        UserError: Another process has it.
+    """
+    lock, sign = _lock(path), _elsewhere_file(path)
+    try:
+        sign.touch()
+        yield
+    finally:
+        sign.unlink(missing_ok=True)
+        _release(lock)
+
+
+def _refuse_elsewhere(path: Path) -> None:
+    if not _elsewhere_file(path).exists():
+        return
+    try:
+        with FileLock(path.with_name(path.name + ".lock")).acquire(timeout=0):
+            pass  # whoever held it was killed
+    except Timeout:
+        raise UserError(
+            f"The run '{path.parent.name}' works on another machine, where nothing that is added here arrives. Wait "
+            "for its end, or stop it."
+        ) from None
+
+
+def _elsewhere_file(path: Path) -> Path:
+    """Says, beside the lock, that the journal is a copy."""
+    return path.with_name(path.name + ".elsewhere")
+
+
+def _release(lock: FileLock) -> None:
+    _holder_file(Path(lock.lock_file)).unlink(missing_ok=True)
+    lock.release()
 
 
 def _lock(path: Path) -> FileLock:

@@ -13,7 +13,7 @@ import pytest
 
 from activebdl import ABSTAIN, Annotation, UserError
 from activebdl.annotations import Label
-from activebdl.journal import Asked, Journal
+from activebdl.journal import Asked, Journal, elsewhere
 from activebdl.journal_reading import is_older, read_about, read_history, read_rounds
 
 
@@ -321,3 +321,19 @@ def _count(path: Path, table: str) -> int:
         return int(db.execute(f"SELECT count(*) FROM {table}").fetchone()[0])
     finally:
         db.close()
+
+
+def test_nothing_is_added_to_a_copy_that_the_next_copy_replaces(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "journal.sqlite"
+    with Journal(path):
+        pass
+    with elsewhere(path):
+        with pytest.raises(UserError, match="The run 'run' works on another machine, where nothing that is added"):
+            Journal(path, beside=True)
+        with pytest.raises(UserError, match="Another process is working on this run"):
+            Journal(path)
+    with Journal(path, beside=True), Journal(path):
+        pass
+    path.with_name("journal.sqlite.elsewhere").touch()  # left by one that was killed, whose lock is free
+    with Journal(path, beside=True):
+        pass

@@ -22,7 +22,7 @@ from activebdl.cluster import Cluster, Room, differing, lost, stand, versions
 from activebdl.data import ActiveDataset
 from activebdl.errors import UserError, words
 from activebdl.files import MODEL
-from activebdl.journal import Journal
+from activebdl.journal import Journal, elsewhere
 from activebdl.journal_reading import snapshot
 from activebdl.run_folders import JOURNAL, SPEC_FILE
 from activebdl.spec import RunSpec
@@ -94,12 +94,15 @@ class _Running:
         self.waiting = deque(range(len(tasks)))
         self.streams: dict[Any, int] = {}
         self.tries: Counter[int] = Counter()
+        self.held: dict[int, contextlib.ExitStack] = {}  # the journals of those that are at work elsewhere
 
     def run(self) -> None:
         try:
             while self.waiting or self.streams:
                 while self.waiting and len(self.streams) < self.most:
                     self._begin(self.waiting.popleft())
+                if not self.streams:  # none of them could begin
+                    continue
                 ready, _ = self.ray.wait(list(self.streams), num_returns=1, timeout=_LOOK)
                 for stream in ready:
                     self._hear(stream)
@@ -108,6 +111,8 @@ class _Running:
         finally:
             for stream in self.streams:
                 self.ray.cancel(stream, force=True)
+            for number in list(self.held):
+                self.held.pop(number).close()
 
     def _begin(self, number: int) -> None:
         task = self.tasks[number]
@@ -115,9 +120,12 @@ class _Running:
             if (task.folder / JOURNAL).exists():
                 with Journal(task.folder / JOURNAL):
                     pass  # nobody else has it, and what SQLite keeps beside it is in it now
+            self.held[number] = contextlib.ExitStack()
+            self.held[number].enter_context(elsewhere(task.folder / JOURNAL))
             there = [task.folder / name for name in (JOURNAL, *_BESIDE) if (task.folder / name).exists()]
             files = {path.name: path.read_bytes() for path in there}
         except (UserError, OSError) as error:
+            self.held.pop(number, contextlib.ExitStack()).close()
             self.tell(number, Failed(words(error)))
             return
         self.streams[self.remote.remote(task, files, self.threads, versions(), os.getcwd())] = number
@@ -129,6 +137,7 @@ class _Running:
             event: Event = self.ray.get(next(stream))
         except (*lost(self.ray), StopIteration) as error:
             del self.streams[stream]
+            self.held.pop(number).close()
             self.tries[number] += 1
             if self.tries[number] < _TRIES:
                 self.waiting.appendleft(number)
@@ -139,6 +148,7 @@ class _Running:
             event = Failed(words(error.cause), str(error))
         if isinstance(event, Finished | Waits | Failed):
             del self.streams[stream]
+            self.held.pop(number).close()
         self.tell(number, event)
 
 
