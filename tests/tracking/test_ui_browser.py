@@ -45,7 +45,7 @@ def test_three_clicks_lead_to_four_curves_with_bands(browser: "Browser", runs: P
         labels = [line.partition(", mc_dropout (accuracy)")[0].partition("(")[0] for line in seen["legend"]]
         assert sorted(labels) == STRATEGIES
         assert seen["areas"] == 4  # from the lowest to the highest seed
-        assert seen["points"] == 4 * 5  # 20, 40, 60, 80, 100 labels
+        assert seen["points"] == 4 * 3 * 5  # mean, lowest and highest at 20, 40, 60, 80, 100 labels
         assert {"20", "100"} <= set(seen["ticks"])
         curves = [shape for shape in seen["shapes"] if shape and "Z" not in shape]
         assert not [shape for shape in curves if "C" in shape or "Q" in shape]  # straight from point to point
