@@ -8,6 +8,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from activebdl.build import make_dataset
 from activebdl.data import ActiveDataset
 from activebdl.errors import UserError, Waiting, words
 from activebdl.journal_reading import read_rounds
@@ -45,6 +46,18 @@ def _end_of(task: Task, tell: Callable[[Event], object], dataset: Callable[[], A
         return Failed(str(error), traceback.format_exc() if error.__cause__ is not None else None)
     except Exception as error:
         return Failed(words(error), traceback.format_exc())
+
+
+_loaded: dict[str, ActiveDataset] = {}
+
+
+def dataset_of(task: Task) -> ActiveDataset:
+    """A child's data set, in a process that works for the driver: the last one that it has loaded, or another."""
+    key = task.spec.dataset.model_dump_json()
+    if key not in _loaded:
+        _loaded.clear()
+        _loaded[key] = make_dataset(task.spec.dataset, progress=False)
+    return _loaded[key]
 
 
 class _Telling:

@@ -19,7 +19,6 @@ from typing import Any
 import torch
 
 from activebdl.cluster import Cluster, Room, differing, lost, stand, versions
-from activebdl.data import ActiveDataset
 from activebdl.errors import UserError, words
 from activebdl.files import MODEL
 from activebdl.journal import Journal, elsewhere
@@ -178,7 +177,7 @@ def child(task: Task, files: Mapping[str, bytes], threads: int, driver: dict[str
 
 def _events(task: Task) -> Iterator[Event]:
     """What a child tells, with its files before each new round and at its end."""
-    from activebdl.sweep._child import run_child
+    from activebdl.sweep._child import dataset_of, run_child
 
     events: SimpleQueue[Event] = SimpleQueue()
     done = 0
@@ -194,7 +193,7 @@ def _events(task: Task) -> Iterator[Event]:
     def run() -> None:
         try:
             with (task.folder / OUTPUT).open("a", buffering=1) as out, redirect_stdout(out), redirect_stderr(out):
-                run_child(task, tell, lambda: _dataset_of(task))
+                run_child(task, tell, lambda: dataset_of(task))
         except BaseException as error:
             events.put(Failed(str(error) or type(error).__name__))
 
@@ -211,17 +210,3 @@ def _kept(folder: Path) -> Kept:
     if (folder / JOURNAL).exists():
         files[JOURNAL] = snapshot(folder / JOURNAL)
     return Kept(files)
-
-
-_known: dict[str, ActiveDataset] = {}
-
-
-def _dataset_of(task: Task) -> ActiveDataset:
-    """The last one that this process has loaded, or another."""
-    from activebdl.build import make_dataset
-
-    key = task.spec.dataset.model_dump_json()
-    if key not in _known:
-        _known.clear()
-        _known[key] = make_dataset(task.spec.dataset, progress=False)
-    return _known[key]

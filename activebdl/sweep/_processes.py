@@ -22,7 +22,6 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import cast
 
-from activebdl.data import ActiveDataset
 from activebdl.errors import UserError
 from activebdl.spec import RunSpec
 from activebdl.sweep._children import Failed, Finished, Task, Tell, Waits
@@ -178,19 +177,9 @@ def _work(connection: Connection) -> None:
     threading.Thread(target=_end_with_the_driver, daemon=True).start()
     from tqdm import tqdm
 
-    from activebdl.build import make_dataset
-    from activebdl.sweep._child import run_child
+    from activebdl.sweep._child import dataset_of, run_child
 
     tqdm.set_lock(threading.RLock())  # its own is a semaphore, which a killed process leaves behind
-
-    known: dict[str, ActiveDataset] = {}
-
-    def dataset_of(task: Task) -> ActiveDataset:
-        key = task.spec.dataset.model_dump_json()
-        if key not in known:
-            known.clear()
-            known[key] = make_dataset(task.spec.dataset, progress=False)
-        return known[key]
 
     while (task := connection.recv()) is not None:
         _speak_into(task.folder / OUTPUT)
