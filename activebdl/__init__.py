@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from activebdl.candidates import Candidates
     from activebdl.counts import label_counts
     from activebdl.data import ActiveDataset, Labelled, Normalise, dataset, load
-    from activebdl.data.augment import Affine
+    from activebdl.data.augment import Affine, Elastic, Handwriting
     from activebdl.errors import UserError, Waiting
     from activebdl.loop import ActiveLearning
     from activebdl.networks import network
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from activebdl.posteriors.mnf import MNF
     from activebdl.posteriors.swag import SWAG
     from activebdl.predictor import Predictor, load_model
+    from activebdl.pseudo_labels import PseudoLabels
     from activebdl.racing import Race
     from activebdl.regression import Moments
     from activebdl.rounds import Round
@@ -50,7 +51,7 @@ _HOMES = {
     "activebdl.candidates": ("Candidates",),
     "activebdl.counts": ("label_counts",),
     "activebdl.data": ("ActiveDataset", "Labelled", "Normalise", "dataset", "load"),
-    "activebdl.data.augment": ("Affine",),
+    "activebdl.data.augment": ("Affine", "Elastic", "Handwriting"),
     "activebdl.errors": ("UserError", "Waiting"),
     "activebdl.loop": ("ActiveLearning",),
     "activebdl.networks": ("network",),
@@ -65,6 +66,7 @@ _HOMES = {
     "activebdl.posteriors.mc_dropout": ("MCDropout",),
     "activebdl.posteriors.mnf": ("MNF",),
     "activebdl.posteriors.swag": ("SWAG",),
+    "activebdl.pseudo_labels": ("PseudoLabels",),
     "activebdl.predictor": ("Predictor", "load_model"),
     "activebdl.racing": ("Race",),
     "activebdl.regression": ("Moments",),
@@ -82,11 +84,11 @@ _HOMES = {
 
 __all__ = [
     "ABSTAIN", "IVON", "MAP", "MNF", "SWAG", "ActiveDataset", "ActiveLearning", "Affine", "AllOf", "Annotation",
-    "AnyOf", "BayesByBackprop", "Candidates", "Classes", "CostLimit", "Crowd", "Ensemble", "LabelLimit", "Labelled",
-    "Laplace", "MCDropout", "Moments", "Normalise", "Numbers", "Oracle", "OverallUncertainty", "Predictor",
-    "Query", "Race", "Request", "Round", "Selection", "Shards", "StablePredictions", "StoppingRule", "Training",
-    "UserError", "ValidationAccuracy", "Waiting", "WallTime", "dataset", "joint_strategy", "label_counts", "load",
-    "load_model", "network", "oracle", "posterior", "resolve", "stopping_rule", "strategy",
+    "AnyOf", "BayesByBackprop", "Candidates", "Classes", "CostLimit", "Crowd", "Elastic", "Ensemble", "Handwriting",
+    "LabelLimit", "Labelled", "Laplace", "MCDropout", "Moments", "Normalise", "Numbers", "Oracle", "OverallUncertainty",
+    "Predictor", "PseudoLabels", "Query", "Race", "Request", "Round", "Selection", "Shards", "StablePredictions",
+    "StoppingRule", "Training", "UserError", "ValidationAccuracy", "Waiting", "WallTime", "dataset", "joint_strategy",
+    "label_counts", "load", "load_model", "network", "oracle", "posterior", "resolve", "stopping_rule", "strategy",
 ]  # fmt: skip
 
 

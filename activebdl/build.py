@@ -200,14 +200,14 @@ def _from_options(cls: type[D], options: Mapping[str, Any], where: str) -> D:
     for key, value in options.items():
         if key not in hints:
             raise UserError(f"The {where} has no setting '{key}'; it has: {', '.join(hints) or 'none'}.")
-        if dataclasses.is_dataclass(hints[key]):
-            if not isinstance(value, Mapping):
-                takes = ", ".join(get_type_hints(hints[key]))
-                raise UserError(f"'{key}' of the {where} takes settings ({takes}), not {value!r}.")
-            values[key] = _from_options(hints[key], value, f"{key} of the {where}")  # pyright: ignore[reportArgumentType]
+        inner = _dataclass_of(hints[key])
+        if inner is not None and value is None and inner is not hints[key]:
+            values[key] = None
+        elif inner is not None:
+            values[key] = _inner(inner, value, key, where, switch=inner is not hints[key])
         elif hints[key] == tuple[StoppingRule, ...]:
             values[key] = _rules(value, f"'{key}' of the {where}")
-        elif hints[key] == Augmentation | None:
+        elif hints[key] in (Augmentation, Augmentation | None):
             values[key] = _augmentation(value)
         else:
             values[key] = _checked(hints[key], value, f"'{key}' of the {where}")
@@ -222,6 +222,23 @@ def _from_options(cls: type[D], options: Mapping[str, Any], where: str) -> D:
         if is_ours(cls):
             raise
         raise UserError(f"The {where} cannot be made: {told(error)}.") from error
+
+
+def _dataclass_of(hint: Any) -> type[Any] | None:
+    """The dataclass that a hint asks for, as it is or with ``| None``."""
+    options = [part for part in (get_args(hint) or (hint,)) if part is not type(None)]
+    return options[0] if len(options) == 1 and dataclasses.is_dataclass(options[0]) else None  # pyright: ignore[reportReturnType]
+
+
+def _inner(cls: type[D], value: object, key: str, where: str, *, switch: bool) -> D | None:
+    """A dataclass within another; where it may be left out, true and false do for one of defaults and for none."""
+    if switch and isinstance(value, bool):
+        return cls() if value else None
+    if not isinstance(value, Mapping):
+        takes = ", ".join(get_type_hints(cls))
+        also = ", true or false" if switch else ""
+        raise UserError(f"'{key}' of the {where} takes settings ({takes}){also}, not {value!r}.")
+    return _from_options(cls, cast(Mapping[str, Any], value), f"{key} of the {where}")
 
 
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
@@ -249,7 +266,7 @@ def _checked(hint: Any, value: Any, where: str) -> Any:
 
 
 def _augmentation(given: object) -> Augmentation | None:
-    """None, a name, or a name with options; options alone are those of the only kind there is."""
+    """None, a name, or a name with options; options alone are those of affine maps."""
     if given is None or callable(given):
         return given  # pyright: ignore[reportReturnType]
     if not isinstance(given, str | Mapping):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from activebdl import Affine, UserError
+from activebdl import Affine, Elastic, Handwriting, UserError
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -63,3 +63,50 @@ def test_the_generator_decides_and_each_image_has_its_own_map() -> None:
 def test_what_is_no_image_is_refused() -> None:
     with pytest.raises(UserError, match="needs images"):
         Affine()(torch.zeros(3, 64), seeded())
+
+
+def test_flips_mirror_their_share_of_the_images() -> None:
+    x = dot(2000, x=0.3, y=0.1)
+    flipped = Affine(0, 0, 0, 0, flip=0.25)(x, seeded())
+    left = centre(flipped)[:, 0] < 0
+    assert abs(float(left.float().mean()) - 0.25) < 3 * math.sqrt(0.25 * 0.75 / 2000)
+    torch.testing.assert_close(flipped[left], x[: int(left.sum())].flip(3), rtol=0, atol=1e-5)
+    torch.testing.assert_close(flipped[~left], x[: int((~left).sum())], rtol=0, atol=1e-5)
+
+
+def test_a_field_displaces_by_its_deviation_on_both_axes_and_smoothly() -> None:
+    x = torch.zeros(4000, 1, 33, 33)
+    still = Elastic(0, 0, 0, 0, bend=0).grid(x, seeded())
+    field = (Elastic(0, 0, 0, 0, bend=0.02, points=5).grid(x, seeded()) - still) / 2  # in shares of the side
+    at_points = field[:, ::8, ::8]  # 5 points of the grid, 8 pixels apart: the field is what was drawn there
+    assert float((at_points.std(0) / 0.02 - 1).abs().max()) < 0.06
+    assert float(at_points.mean(0).abs().max()) < 4 * 0.02 / math.sqrt(4000)
+    neighbours = torch.stack([at_points[:, :-1].flatten(), at_points[:, 1:].flatten()])
+    assert abs(float(torch.corrcoef(neighbours)[0, 1])) < 0.02  # points know nothing of each other
+    step = (field[:, :, 1:] - field[:, :, :-1]).std()
+    assert float(step) < 0.25 * 0.02  # and what lies between them is smooth
+
+
+def test_a_field_without_bend_is_the_affine_map_alone() -> None:
+    x = torch.rand(3, 1, 9, 9, generator=seeded())
+    torch.testing.assert_close(Elastic(bend=0)(x, seeded(1)), Affine()(x, seeded(1)))
+    assert float((Elastic(bend=0.05)(x, seeded(1)) - Affine()(x, seeded(1))).abs().max()) > 0.05
+
+
+def test_strokes_grow_and_shrink_between_erosion_and_dilation() -> None:
+    x = torch.zeros(2000, 1, 9, 9)
+    x[:, :, 3:6] = 0.8  # a stroke of three rows: one when it is eroded, five when it is dilated
+    pens = Handwriting(0, 0, 0, 0, bend=0, stroke=0.6)(x, seeded())[:, 0, :, 4]
+    growth, loss = pens[:, 2] / 0.8, 1 - pens[:, 3] / 0.8  # of a row beside the stroke, and of its outermost row
+    torch.testing.assert_close(pens[:, 4], torch.full((2000,), 0.8))
+    assert float(growth.min()) > -1e-5 and float(loss.min()) > -1e-5
+    assert float(torch.minimum(growth, loss).max()) < 1e-5  # one pen or the other
+    share = growth - loss
+    assert 0.59 < float(share.max()) < 0.6001 and -0.6001 < float(share.min()) < -0.59
+    assert float(share.std()) == pytest.approx(1.2 / math.sqrt(12), rel=0.05)
+
+
+@pytest.mark.parametrize("wrong", [{"flip": 1.5}, {"bend": -0.1}, {"points": 1}, {"stroke": 2}])
+def test_options_that_cannot_be_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(UserError, match="not|is"):
+        Handwriting(**wrong)  # pyright: ignore[reportArgumentType]
