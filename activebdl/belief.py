@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from activebdl.data.dataset import ActiveDataset, Labelled
+from activebdl.data.dataset import ActiveDataset, Labelled, Unlabelled
 from activebdl.data.inputs import Inputs
 from activebdl.devices import Precision
 from activebdl.errors import UserError
@@ -25,7 +25,7 @@ from activebdl.scoring import Scorer, ignore, predictive
 from activebdl.shards import Shards
 from activebdl.signals import signals
 from activebdl.targets import Task
-from activebdl.training import check_network
+from activebdl.training import Training, check_network
 
 EXAMPLES = 3
 """Items of the pool that a `Predictor` shows."""
@@ -65,9 +65,13 @@ class Learner:
         check_method = getattr(self.method, "check", None)
         if check_method is not None:
             check_method(module, self.example)
+        likelihood = target.task(torch.zeros(1)).likelihood
         check_likelihood = getattr(self.method, "check_likelihood", None)
         if check_likelihood is not None:
-            check_likelihood(target.task(torch.zeros(1)).likelihood)
+            check_likelihood(likelihood)
+        training = getattr(self.method, "training", None)
+        if isinstance(training, Training):
+            training.check_likelihood(likelihood)
         return module
 
 
@@ -82,7 +86,7 @@ class Belief:
 
     def __init__(self, learner: Learner, round: int, pool: Pool) -> None:
         self.learner, self.round, self.pool = learner, round, pool
-        self.ids, self.labels = pool.labelled, pool.labels
+        self.ids, self.labels, self.unlabelled = pool.labelled, pool.labels, pool.unlabelled
         self.n_labels = pool.n_labels
         self.fit_seconds = 0.0
 
@@ -97,7 +101,8 @@ class Belief:
         learner = self.learner
         begin = time.perf_counter()
         inputs, labels = learner.dataset.pool[self.ids].to(learner.device), self.task.labels.to(learner.device)
-        labelled = Labelled(inputs, labels, self.task.likelihood, learner.dataset.normalise)
+        rest = Unlabelled(learner.dataset.pool, self.unlabelled)
+        labelled = Labelled(inputs, labels, self.task.likelihood, learner.dataset.normalise, rest)
         rng = generator(learner.seed, self.round, "fit")
         with learner.progress("fit", learner.method.steps(len(labelled))) as advance:
             try:

@@ -17,6 +17,8 @@ from activebdl.data.dataset import Labelled
 from activebdl.devices import Precision, check_precision, multiplying_in
 from activebdl.errors import UserError
 from activebdl.heap import keep_freed_memory
+from activebdl.likelihoods import Categorical, Likelihood
+from activebdl.pseudo_labels import PseudoLabels
 from activebdl.randomness import global_rng_from, global_rng_kept
 
 Step = Callable[[], object]
@@ -43,6 +45,8 @@ class Training:
         precision: Of the numbers that layers multiply. bfloat16 is up to twice as fast on processors that have it, and
             slow on others; the weights, their updates and the loss of the outputs stay in float32 (Kalamkar et al.
             2019, "A Study of BFLOAT16 for Deep Learning Training").
+        pseudo_labels: Semi-supervised training: the pool takes part, by what the network guesses of it; None leaves it
+            out. A step then costs about twice as much.
     """
 
     steps: int = 800
@@ -56,6 +60,7 @@ class Training:
     prior_on: tuple[str, ...] | None = None
     augmentation: Augmentation | None = None
     precision: Precision = "float32"
+    pseudo_labels: PseudoLabels | None = None
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch_size < 1:
@@ -69,6 +74,15 @@ class Training:
     def total_steps(self, n: int) -> int:
         """Optimiser steps of a fit to ``n`` labels."""
         return self.steps + round(self.steps_per_label * n)
+
+    def check_likelihood(self, likelihood: Likelihood) -> None:
+        """Refuses pseudo-labels where labels are numbers.
+
+        Raises:
+            UserError: Guesses are of classes.
+        """
+        if self.pseudo_labels is not None and not isinstance(likelihood, Categorical):
+            raise UserError("pseudo_labels are guesses of classes, and these labels are numbers: leave them out.")
 
     def has_prior(self, module: nn.Module) -> dict[str, bool]:
         """Whether ``prior_on`` names it, for every parameter of the module, by name.
@@ -151,6 +165,7 @@ def optimise(
     objective = objective or negative_log_likelihood(labelled)
     optimizer = optimizer or make_optimizer(module, training, len(labelled))
     scheduler = _scheduler(optimizer, training, steps)
+    guessing = training.pseudo_labels
     losses = torch.zeros(steps, device=labelled.device)  # no step waits for a transfer of its loss
     for step, batch in enumerate(_batches(len(labelled), training.batch_size, steps, generator)):
         batch = batch.to(labelled.device)
@@ -160,6 +175,8 @@ def optimise(
         x = labelled.normalise(x).contiguous(memory_format=layout)
         with multiplying_in(training.precision, labelled.device):
             loss = objective(module, x, labelled.labels[batch], step)
+            if guessing is not None and step >= guessing.after * steps:
+                loss = loss + guessing.loss(module, labelled, layout, generator)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

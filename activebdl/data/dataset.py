@@ -207,6 +207,23 @@ class ActiveDataset:
 
 
 @dataclass(frozen=True)
+class Unlabelled:
+    """Items of the pool that have no label.
+
+    Args:
+        inputs: The pool, as it is stored.
+        ids: Of those without a label, on the CPU.
+    """
+
+    inputs: Inputs
+    ids: Tensor
+
+    def some(self, count: int, generator: torch.Generator) -> Tensor:
+        """So many of them at random, ``[count, ...]`` as stored; one may come twice."""
+        return self.inputs[self.ids[torch.randint(len(self.ids), (count,), generator=generator)]]
+
+
+@dataclass(frozen=True)
 class Labelled:
     """The labelled items that a network is fitted to, small enough to lie on the device whole.
 
@@ -215,12 +232,14 @@ class Labelled:
         labels: ``[n]`` int64 for classes, float in standard units for numbers (see `activebdl.targets`), on the device.
         likelihood: How the network's outputs tell of them.
         normalise: Turns stored inputs into what a network reads.
+        unlabelled: The rest of the pool, for training that looks at it; None where there is none.
     """
 
     inputs: Tensor
     labels: Tensor
     likelihood: Likelihood
     normalise: Normalise = field(default_factory=Normalise)
+    unlabelled: Unlabelled | None = None
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -1,0 +1,79 @@
+"""Learning from items without a label: what the network is sure of must not change when the image is bent (FixMatch).
+
+    L = -1/B sum_i log p(y_i | a(x_i))  +  weight/M sum_j 1[max_c p(c | u_j) >= threshold] (-log p(c_j | A(u_j)))
+
+Sohn et al. 2020, "FixMatch: Simplifying Semi-Supervised Learning with Consistency and Confidence". The u_j are
+items of the pool, the c_j the network's own guesses of their classes, made on the items as they are and without
+dropout; only those that it is sure of count. a is the training's augmentation, A a stronger one.
+
+B: labelled items of a batch, M: items of the pool in a step.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from activebdl.data.augment import Augmentation, Elastic
+from activebdl.data.dataset import Labelled
+from activebdl.errors import UserError
+
+
+def stronger() -> Elastic:
+    """About twice as far as an image is changed in training."""
+    return Elastic(rotation=20, shift=0.1, scale=0.2, shear=0.25)
+
+
+@dataclass(frozen=True)
+class PseudoLabels:
+    """How the pool takes part in a fit.
+
+    Args:
+        items: M, items of the pool in each step.
+        threshold: Guesses below this probability do not count.
+        weight: Of what they cost, beside the labels.
+        after: Share of the steps that are taken on labels alone, before there is anything to be sure of.
+        augmentation: A, what the guesses must stand; None leaves that to dropout alone (Lee 2013).
+    """
+
+    items: int = 64
+    threshold: float = 0.95
+    weight: float = 1.0
+    after: float = 0.15
+    augmentation: Augmentation | None = field(default_factory=stronger)
+
+    def __post_init__(self) -> None:
+        if self.items < 1:
+            raise UserError(f"Pseudo-labels take at least 1 item of the pool in a step, not {self.items}.")
+        if not (0 <= self.threshold <= 1 and 0 <= self.after < 1 and self.weight >= 0):
+            raise UserError(
+                "threshold is a probability from 0 to 1, after a share below 1, and weight not negative; "
+                f"they are {self.threshold}, {self.after} and {self.weight}."
+            )
+
+    def loss(self, module: nn.Module, labelled: Labelled, layout: torch.memory_format, rng: torch.Generator) -> Tensor:
+        """The second term of L for one step, with gradients.
+
+        Args:
+            module: In train mode, and left so.
+            labelled: Whose pool the items come from.
+            layout: In which the module reads images.
+            rng: Of the choice of items, and of the augmentation.
+        """
+        pool = labelled.unlabelled
+        if pool is None:
+            raise UserError("pseudo_labels need the pool, and Labelled.unlabelled is None.")
+        if len(pool.ids) == 0:
+            return torch.zeros((), device=labelled.device)
+        u = pool.some(self.items, rng).to(labelled.device).float()
+        module.eval()
+        with torch.no_grad():
+            guesses = module(labelled.normalise(u).contiguous(memory_format=layout)).float().softmax(dim=1)
+        module.train()
+        sure, classes = guesses.max(dim=1)
+        # Also those of which it is not sure go through the network: batch norm is to see the pool as it is.
+        bent = u if self.augmentation is None else self.augmentation(u, rng)
+        outputs = module(labelled.normalise(bent).contiguous(memory_format=layout))
+        surprise = F.cross_entropy(outputs.float(), classes, reduction="none")
+        return self.weight * (surprise * (sure >= self.threshold)).mean()

@@ -1,0 +1,195 @@
+"""The second term of the loss against its equation, and what it does: labels spread to items that look alike."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import activebdl
+from activebdl import (
+    ActiveDataset,
+    ActiveLearning,
+    Affine,
+    Labelled,
+    MCDropout,
+    Numbers,
+    PseudoLabels,
+    Training,
+    UserError,
+)
+from activebdl.data.dataset import Normalise, Unlabelled
+from activebdl.likelihoods import Categorical
+from activebdl.posteriors.map import MAP
+from activebdl.training import train
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+class Fixed(nn.Module):
+    """Outputs ``x W`` with fixed W, and the mode of each call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor([[2.0, -1.0, 0.5], [0.0, 1.5, -2.0]]))
+        self.modes: list[bool] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.modes.append(self.training)
+        return x @ self.weight
+
+
+def pool_of(x: Tensor) -> Labelled:
+    return Labelled(
+        x[:1], torch.tensor([0]), Categorical(3), Normalise(mean=0.25, std=0.5), Unlabelled(x, torch.arange(1, len(x)))
+    )
+
+
+def loss(settings: PseudoLabels, module: nn.Module, labelled: Labelled, seed: int = 0) -> Tensor:
+    return settings.loss(module.train(), labelled, torch.contiguous_format, seeded(seed))
+
+
+def test_the_loss_is_that_of_the_equation() -> None:
+    x = torch.randn(40, 2, generator=seeded())
+    labelled, module = pool_of(x), Fixed()
+    settings = PseudoLabels(items=25, threshold=0.8, weight=0.7, augmentation=lambda u, rng: u * 1.5)
+    found = loss(settings, module, labelled, seed=3)
+    assert labelled.unlabelled is not None
+    chosen = labelled.unlabelled.some(25, seeded(3)).double()
+    weight, total, counted = module.weight.detach().double(), 0.0, 0
+    for u in chosen:
+        p = torch.softmax((u - 0.25) / 0.5 @ weight, 0)
+        if p.max() >= 0.8:
+            total -= float(torch.log_softmax((1.5 * u - 0.25) / 0.5 @ weight, 0)[p.argmax()])
+            counted += 1
+    assert 5 < counted < 25
+    assert float(found.detach()) == pytest.approx(0.7 * total / 25, rel=1e-5)
+
+
+def test_guesses_are_made_without_dropout_and_have_no_gradient() -> None:
+    labelled, module = pool_of(torch.randn(40, 2, generator=seeded())), Fixed()
+    loss(PseudoLabels(items=20, threshold=0.0, augmentation=lambda u, rng: -u), module, labelled).backward()
+    assert module.modes == [False, True] and module.training
+    assert labelled.unlabelled is not None
+    u = labelled.unlabelled.some(20, seeded())
+    other = Fixed()
+    with torch.no_grad():
+        classes = other(labelled.normalise(u)).argmax(1)
+    F.cross_entropy(other(labelled.normalise(-u)), classes).backward()
+    torch.testing.assert_close(module.weight.grad, other.weight.grad)
+
+
+def test_a_guess_that_is_not_sure_counts_for_nothing() -> None:
+    labelled = pool_of(torch.randn(40, 2, generator=seeded()))
+    assert float(loss(PseudoLabels(threshold=1.0, augmentation=None), Fixed(), labelled).detach()) == 0.0
+
+
+def test_a_pool_that_is_used_up_costs_nothing() -> None:
+    labelled = replace(pool_of(torch.ones(4, 2)), unlabelled=Unlabelled(torch.ones(4, 2), torch.arange(0)))
+    assert float(loss(PseudoLabels(), Fixed(), labelled)) == 0.0
+
+
+def rings(n: int) -> tuple[Tensor, Tensor]:
+    """Two rings, one in the other, points dense along each; and which ring each point is on."""
+    angle = torch.rand(n, generator=seeded(5)) * 2 * math.pi
+    ring = torch.arange(n) % 2
+    radius = 1.0 + ring + 0.05 * torch.randn(n, generator=seeded(6))
+    return torch.stack([radius * angle.cos(), radius * angle.sin()], dim=1), ring
+
+
+def net() -> nn.Module:
+    return nn.Sequential(nn.Linear(2, 64), nn.ReLU(), nn.Dropout(0.1), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2))
+
+
+def accuracy(module: nn.Module, x: Tensor, y: Tensor) -> float:
+    return float((module(x).argmax(1) == y).float().mean())
+
+
+def test_thirty_labels_of_digits_teach_more_with_the_pool_than_without() -> None:
+    data = activebdl.load("digits")
+    assert isinstance(data.pool, Tensor) and isinstance(data.test, Tensor) and data.labels is not None
+
+    def reader() -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(64, 128), nn.ReLU(), nn.Dropout(0.2), nn.Linear(128, 10))
+
+    plain = Training(steps=600, batch_size=32, augmentation=Affine(10, 0.06, 0.1, 0.1))
+    bent = Affine(15, 0.1, 0.15, 0.2)
+    semi = replace(plain, pseudo_labels=PseudoLabels(items=64, threshold=0.9, augmentation=bent))
+    gains: list[float] = []
+    for seed in range(3):
+        order = torch.randperm(len(data.pool), generator=seeded(seed))
+        few, rest = order[:30], order[30:]
+        labelled = Labelled(
+            data.pool[few], data.labels[few], Categorical(10), data.normalise, Unlabelled(data.pool, rest)
+        )
+        test = data.normalise(data.test)
+        alone, together = (
+            accuracy(train(reader, labelled, training, generator=seeded(seed)), test, data.test_labels)
+            for training in (plain, semi)
+        )
+        gains.append(together - alone)
+    assert min(gains) > 0.02, gains
+
+
+def test_before_their_time_the_fit_is_the_one_without_them() -> None:
+    x, y = rings(60)
+    labelled = Labelled(x[:20], y[:20], Categorical(2), Normalise(), Unlabelled(x, torch.arange(20, 60)))
+    late = PseudoLabels(after=0.99, augmentation=None, threshold=0.0)
+
+    def fitted(pseudo_labels: PseudoLabels | None) -> Tensor:
+        training = Training(steps=100, batch_size=8, schedule="constant", optimizer="sgd", pseudo_labels=pseudo_labels)
+        module = train(net, labelled, training, generator=seeded())
+        return torch.cat([p.flatten() for p in module.parameters()])
+
+    plain, semi = fitted(None), fitted(late)
+    assert not torch.equal(plain, semi)  # the last step has them
+    torch.testing.assert_close(plain, semi, atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize("method", [MAP, MCDropout])
+def test_only_what_has_no_label_takes_part(method: Callable[[Training], MAP | MCDropout]) -> None:
+    x = torch.arange(30.0)[:, None].repeat(1, 2)  # an item's value is its id
+    seen: set[int] = set()
+
+    def look(u: Tensor, generator: torch.Generator) -> Tensor:
+        seen.update(u[:, 0].int().tolist())
+        return u
+
+    data = ActiveDataset.from_arrays(x, torch.arange(30) % 2, x[:4], torch.tensor([0, 1, 0, 1]))
+    training = Training(steps=200, batch_size=4, pseudo_labels=PseudoLabels(items=8, after=0, augmentation=look))
+    cycle = ActiveLearning(data, net, counts=[14], posterior=method(training), strategy="random", validation=4)
+    list(cycle)
+    assert cycle.belief is not None
+    pool = cycle.belief.pool
+    assert seen == set(pool.unlabelled.tolist())
+    assert len(seen) == 30 - 14
+
+
+def test_numbers_have_no_confident_guesses() -> None:
+    x = torch.randn(20, 2, generator=seeded())
+    data = ActiveDataset.from_arrays(x, x[:, 0], x, x[:, 0], numbers=Numbers())
+    posterior = MCDropout(Training(pseudo_labels=PseudoLabels()))
+    with pytest.raises(UserError, match="guesses of classes"):
+        ActiveLearning(data, net, counts=[4], posterior=posterior, strategy="random")
+
+
+def test_without_a_pool_there_is_nothing_to_guess() -> None:
+    x, y = rings(8)
+    with pytest.raises(UserError, match="need the pool"):
+        train(
+            net,
+            Labelled(x, y, Categorical(2)),
+            Training(steps=3, pseudo_labels=PseudoLabels(after=0)),
+            generator=seeded(),
+        )
+
+
+@pytest.mark.parametrize("wrong", [{"items": 0}, {"threshold": 1.2}, {"weight": -1.0}, {"after": 1.0}])
+def test_settings_that_cannot_be_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(UserError, match="not|from 0 to 1"):
+        PseudoLabels(**wrong)  # pyright: ignore[reportArgumentType]
