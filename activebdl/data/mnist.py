@@ -13,6 +13,9 @@ from activebdl.data.idx import read_idx
 from activebdl.errors import UserError
 from activebdl.targets import Classes
 
+HELD_OUT = 10_000
+"""Training images that stand in for the test set while a recipe is tuned."""
+
 MNIST_MEAN, MNIST_STD = 0.1307, 0.3081
 FASHION_MEAN, FASHION_STD = 0.2860, 0.3530
 FASHION_CLASSES = (
@@ -21,16 +24,30 @@ FASHION_CLASSES = (
 
 
 @dataset("mnist")
-def mnist(*, cache: Path | None = None, progress: bool = True) -> ActiveDataset:
-    """60,000 handwritten digits as the pool, 10,000 to test, 28 x 28 grey."""
+def mnist(*, tuning: bool = False, cache: Path | None = None, progress: bool = True) -> ActiveDataset:
+    """60,000 handwritten digits as the pool, 10,000 to test, 28 x 28 grey.
+
+    Args:
+        tuning: Leaves the test set alone, so that a recipe can be chosen without it: the last 10,000 training images
+            stand in for it, and the pool is the other 50,000.
+        cache: See `activebdl.data.fetch`.
+        progress: Whether to show progress bars.
+    """
     normalise = Normalise(255.0, MNIST_MEAN, MNIST_STD)
-    return _load("mnist", tuple("0123456789"), normalise, cache, progress)
+    return _load("mnist", tuple("0123456789"), normalise, cache, progress, tuning=tuning)
 
 
 @dataset("fashion_mnist")
-def fashion_mnist(*, cache: Path | None = None, progress: bool = True) -> ActiveDataset:
-    """60,000 pictures of clothes as the pool, 10,000 to test, 28 x 28 grey."""
-    return _load("fashion_mnist", FASHION_CLASSES, Normalise(255.0, FASHION_MEAN, FASHION_STD), cache, progress)
+def fashion_mnist(*, tuning: bool = False, cache: Path | None = None, progress: bool = True) -> ActiveDataset:
+    """60,000 pictures of clothes as the pool, 10,000 to test, 28 x 28 grey.
+
+    Args:
+        tuning: As for `mnist`.
+        cache: See `activebdl.data.fetch`.
+        progress: Whether to show progress bars.
+    """
+    normalise = Normalise(255.0, FASHION_MEAN, FASHION_STD)
+    return _load("fashion_mnist", FASHION_CLASSES, normalise, cache, progress, tuning=tuning)
 
 
 @dataset("repeated_mnist")
@@ -105,15 +122,26 @@ def unbalanced_mnist(
 
 
 def _load(
-    name: str, classes: tuple[str, ...], normalise: Normalise, cache: Path | None, progress: bool
+    name: str,
+    classes: tuple[str, ...],
+    normalise: Normalise,
+    cache: Path | None,
+    progress: bool,
+    *,
+    tuning: bool,
 ) -> ActiveDataset:
     files = {key: read_idx(path) for key, path in fetch(name, cache=cache, progress=progress).items()}
+    pool, labels = files["train_images"][:, None], files["train_labels"].long()  # [N, 1, 28, 28], [N]
+    test, test_labels = files["test_images"][:, None], files["test_labels"].long()
+    if tuning:
+        kept = len(pool) - HELD_OUT
+        pool, labels, test, test_labels = pool[:kept], labels[:kept], pool[kept:], labels[kept:]
     return ActiveDataset(
-        name=name,
-        pool=files["train_images"][:, None],  # [N, 1, 28, 28]
-        labels=files["train_labels"].long(),
-        test=files["test_images"][:, None],
-        test_labels=files["test_labels"].long(),
+        name=f"{name}-tuning" if tuning else name,
+        pool=pool,
+        labels=labels,
+        test=test,
+        test_labels=test_labels,
         target=Classes(classes),
         normalise=normalise,
     )

@@ -44,6 +44,17 @@ def test_images_have_a_channel_and_labels_their_classes(name: str) -> None:
     assert data.labels.dtype == torch.int64
 
 
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist"])
+def test_tuning_takes_the_last_training_images_for_the_test_set(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("activebdl.data.mnist.HELD_OUT", 150)
+    whole, tuning = load(name), load(name, tuning=True)
+    assert isinstance(whole.pool, Tensor) and isinstance(tuning.pool, Tensor) and isinstance(tuning.test, Tensor)
+    assert whole.labels is not None and tuning.labels is not None
+    assert torch.equal(tuning.pool, whole.pool[: N - 150]) and torch.equal(tuning.test, whole.pool[N - 150 :])
+    assert torch.equal(torch.cat([tuning.labels, tuning.test_labels]), whole.labels)
+    assert tuning.name != whole.name
+
+
 def test_repeats_are_the_images_with_noise_of_the_given_strength() -> None:
     base, data = load("mnist"), load("repeated_mnist", repeats=3, noise=0.1)
     assert len(data.pool) == 3 * N
