@@ -221,7 +221,7 @@ def test_the_published_one() -> None:
     try:
         data = load("cifar10")
     except UserError as error:
-        if "could not be fetched" not in str(error):
+        if "could not be fetched" not in str(error) or "wrong checksum" in str(error):
             raise
         pytest.skip(str(error))
     assert data.labels is not None

@@ -209,7 +209,7 @@ def test_the_published_ones(name: str) -> None:
     try:
         data = load("medmnist", set=name)
     except UserError as error:
-        if "could not be fetched" not in str(error):
+        if "could not be fetched" not in str(error) or "wrong checksum" in str(error):
             raise
         pytest.skip(str(error))
     assert data.name == name and data.labels is not None
