@@ -1,4 +1,4 @@
-"""Places that have the files of MNIST and Fashion-MNIST: public mirrors, and packages with their own clients."""
+"""Places that have the files of data sets: public mirrors, and packages with their own clients."""
 
 import contextlib
 import os
@@ -22,7 +22,7 @@ from urllib.request import urlopen
 
 from activebdl.progress import Advance
 
-LARGEST = 64 << 20  # bytes; no file is longer, so a false one fills neither the memory nor the disk
+LARGEST = 256 << 20  # bytes; no file is longer, so a false one fills neither the memory nor the disk
 ANSWER_SECONDS, STALL_SECONDS = 3.0, 20.0  # until a mirror that is silent, at first or later, is given up
 CLIENT_SECONDS = 600.0  # until one command of a package client is given up
 
@@ -50,18 +50,28 @@ def from_folder(folder: Path, space: Path, files: Sequence[str], advance: Advanc
 
 def from_mirror(base: str, space: Path, files: Sequence[str], advance: Advance) -> Path:
     for file in files:
-        try:
-            with _open(f"{base}{file}.gz") as response, (space / f"{file}.gz").open("wb") as stream:
-                while chunk := response.read(1 << 16):
-                    advance(stream.write(chunk))
-                    if stream.tell() > LARGEST:
-                        raise Unavailable(f"{file} has no end")
-        except (OSError, HTTPException) as error:
-            raise Unavailable(f"{file}: {getattr(error, 'reason', error)}") from error
+        _download(f"{base}{file}.gz", ANSWER_SECONDS, file, space / f"{file}.gz", advance)
     return space
 
 
-def _open(url: str) -> Any:
+def from_url(url: str, space: Path, files: Sequence[str], advance: Advance) -> Path:
+    (file,) = files
+    _download(url, STALL_SECONDS, file, space / file, advance)  # longer, for there is no other place to go to
+    return space
+
+
+def _download(url: str, patience: float, file: str, to: Path, advance: Advance) -> None:
+    try:
+        with _open(url, patience) as response, to.open("wb") as stream:
+            while chunk := response.read(1 << 16):
+                advance(stream.write(chunk))
+                if stream.tell() > LARGEST:
+                    raise Unavailable(f"{file} has no end")
+    except (OSError, HTTPException) as error:
+        raise Unavailable(f"{file}: {getattr(error, 'reason', error)}") from error
+
+
+def _open(url: str, patience: float) -> Any:
     """Opens a URL; in a thread, since the look-up of a host's name heeds no timeout and may outlive this call."""
     answers: Queue[Any] = Queue()
 
@@ -75,9 +85,9 @@ def _open(url: str) -> Any:
 
     Thread(target=ask, daemon=True).start()
     try:
-        answer = answers.get(timeout=ANSWER_SECONDS)
+        answer = answers.get(timeout=patience)
     except Empty:
-        raise TimeoutError(f"no answer within {ANSWER_SECONDS:g} s") from None
+        raise TimeoutError(f"no answer within {patience:g} s") from None
     if isinstance(answer, Exception):
         raise answer
     return answer
