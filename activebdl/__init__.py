@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from activebdl.strategies import Query, Selection, joint_strategy, resolve, strategy
     from activebdl.targets import Classes, Numbers
     from activebdl.training import Training
+    from activebdl.views import Views
 
 __version__ = "0.1.0"
 
@@ -80,6 +81,7 @@ _HOMES = {
     "activebdl.strategies": ("Query", "Selection", "joint_strategy", "resolve", "strategy"),
     "activebdl.targets": ("Classes", "Numbers"),
     "activebdl.training": ("Training",),
+    "activebdl.views": ("Views",),
 }
 
 __all__ = [
@@ -87,8 +89,9 @@ __all__ = [
     "AnyOf", "BayesByBackprop", "Candidates", "Classes", "CostLimit", "Crowd", "Elastic", "Ensemble", "Handwriting",
     "LabelLimit", "Labelled", "Laplace", "MCDropout", "Moments", "Normalise", "Numbers", "Oracle", "OverallUncertainty",
     "Predictor", "PseudoLabels", "Query", "Race", "Request", "Round", "Selection", "Shards", "StablePredictions",
-    "StoppingRule", "Training", "UserError", "ValidationAccuracy", "Waiting", "WallTime", "dataset", "joint_strategy",
-    "label_counts", "load", "load_model", "network", "oracle", "posterior", "resolve", "stopping_rule", "strategy",
+    "StoppingRule", "Training", "UserError", "ValidationAccuracy", "Views", "Waiting", "WallTime", "dataset",
+    "joint_strategy", "label_counts", "load", "load_model", "network", "oracle", "posterior", "resolve",
+    "stopping_rule", "strategy",
 ]  # fmt: skip
 
 

@@ -26,6 +26,7 @@ from activebdl.shards import Shards
 from activebdl.signals import signals
 from activebdl.targets import Task
 from activebdl.training import Training, check_network
+from activebdl.views import Views
 
 EXAMPLES = 3
 """Items of the pool that a `Predictor` shows."""
@@ -43,6 +44,7 @@ class Learner:
     chunk: int | None
     progress: Progress
     shards: Shards | None = None
+    views: Views | None = None
 
     @cached_property
     def example(self) -> Tensor:
@@ -72,6 +74,8 @@ class Learner:
         training = getattr(self.method, "training", None)
         if isinstance(training, Training):
             training.check_likelihood(likelihood)
+        if self.views is not None:
+            self.views.check(self.example)
         return module
 
 
@@ -118,7 +122,7 @@ class Belief:
         learner, kind = self.learner, self.learner.dataset.target.kind
         return Fitted(
             self.posterior, self.task.predict, kind, learner.dataset.normalise, learner.example,
-            learner.seed, self.round, learner.chunk,
+            learner.seed, self.round, learner.chunk, learner.views,
         )  # fmt: skip
 
     def draw(self, k: int, purpose: str) -> Draws:

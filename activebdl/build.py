@@ -25,6 +25,7 @@ from activebdl.spec import Named, RunSpec
 from activebdl.stopping import StoppingRule, stopping_rules
 from activebdl.strategies import Strategy, resolve
 from activebdl.strategies._start import find_start
+from activebdl.views import Views
 
 D = TypeVar("D")
 
@@ -51,7 +52,7 @@ def build(
     """
     counts, strategy, posterior = spec.label_counts(), make_strategy(spec.strategy), make_method(spec.posterior)
     scoring, candidates, stop = make_scoring(spec), make_candidates(spec), [make_rule(named) for named in spec.stop]
-    start = make_starter(spec.start)
+    start, views = make_starter(spec.start), make_views(spec)
     networks.get(spec.network.name)  # unknown names are told before any byte of data is fetched
     _check_options(oracles.get(spec.oracle.name), spec.oracle, "oracle")
     dataset = dataset or make_dataset(spec.dataset, progress=progress is not silent)
@@ -75,6 +76,7 @@ def build(
         seed=spec.seed,
         device=spec.device,
         chunk=spec.chunk,
+        views=views,
         shards=None if spec.shards is None else Shards.on(cluster or Cluster(), spec.shards),
         progress=progress,
     )
@@ -116,6 +118,13 @@ def make_candidates(spec: RunSpec) -> Candidates:
     """Which items a strategy sees."""
     given = {"random": spec.candidates} if isinstance(spec.candidates, int | None) else spec.candidates
     return _from_options(Candidates, given, "setting 'candidates'")
+
+
+def make_views(spec: RunSpec) -> Views | None:
+    """From where items are looked at."""
+    if spec.views is None:
+        return None
+    return _from_options(Views, {"count": spec.views} if isinstance(spec.views, int) else spec.views, "setting 'views'")
 
 
 def make_starter(named: Named) -> str | Strategy:
@@ -174,6 +183,7 @@ def resolved(spec: RunSpec) -> RunSpec:
             "posterior": Named.model_validate({"name": spec.posterior.name, **options}),
             "scoring": spec.scoring if spec.scoring == "full" else plain(make_scoring(spec)),
             "candidates": spec.candidates if isinstance(spec.candidates, int | None) else plain(make_candidates(spec)),
+            "views": None if spec.views is None else plain(make_views(spec)),
             "stop": tuple(_resolved_rule(named) for named in spec.stop),
             "counts": spec.label_counts(),
         }

@@ -17,6 +17,10 @@ from activebdl.progress import Advance
 from activebdl.randomness import generator
 from activebdl.scoring import Scorer, ignore, in_precision
 from activebdl.targets import Predict
+from activebdl.views import Views
+
+CHOOSING = ("candidates", "score")
+"""What draws are for when a strategy looks at them."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class Fitted:
         seed: Of the run.
         round: Randomness goes by it.
         chunk: Items at a time; None for what suits a device.
+        views: From where items are looked at; None for as they are.
     """
 
     posterior: Posterior
@@ -42,10 +47,14 @@ class Fitted:
     seed: int
     round: int
     chunk: int | None
+    views: Views | None = None
 
     def draw(self, k: int, purpose: str) -> Draws:
         """draw: K functions from the posterior, the same wherever they are drawn."""
-        return self.posterior.draw(k, generator=generator(self.seed, self.round, purpose))
+        rng = generator(self.seed, self.round, purpose)
+        if self.views is not None and (self.views.scoring or purpose not in CHOOSING):
+            return self.views.draw(self.posterior, k, rng)
+        return self.posterior.draw(k, generator=rng)
 
     @cached_property
     def read_features(self) -> Callable[[Tensor], Tensor]:

@@ -49,9 +49,12 @@ from activebdl.stopping._trial import check_stop
 from activebdl.strategies import Query, ScoreFunction, Strategy, resolve
 from activebdl.strategies._start import make_start
 from activebdl.strategies._trial import check_strategy
+from activebdl.views import Views
 
 # What an older journal does not name, and what it was.
-_ONCE: dict[str, object] = {"scoring": "full", "candidates": None, "stop": None, "validation": 0, "stop_set": None}
+_ONCE: dict[str, object] = {
+    "scoring": "full", "candidates": None, "stop": None, "validation": 0, "stop_set": None, "views": None,
+}  # fmt: skip
 
 
 class ActiveLearning:
@@ -86,6 +89,8 @@ class ActiveLearning:
         chunk: Items at a time while scoring; None takes what suits the device.
         shards: How many processes of Ray look at the pool in place of this one, or `Shards`, which may be on many
             machines; scores are the same. None for none.
+        views: Test-time augmentation: from how many views an item is looked at where it is predicted, or `Views`, by
+            which strategies may look so too; None for the item as it is alone.
         journal: The file that keeps the run; when it is there, the run goes on where it stopped. None keeps nothing.
         progress: Shows progress bars; see `activebdl.progress`.
 
@@ -116,6 +121,7 @@ class ActiveLearning:
         device: str | torch.device = "auto",
         chunk: int | None = None,
         shards: int | Shards | None = None,
+        views: int | Views | None = None,
         journal: str | Path | None = None,
         progress: Progress = silent,
     ) -> None:
@@ -129,7 +135,10 @@ class ActiveLearning:
         self.progress = progress if watches is None else together(progress, watches)
         method: InferenceMethod = MCDropout() if posterior is None else posterior
         self.shards = Shards(shards) if isinstance(shards, int) else shards
-        self.learner = Learner(dataset, network, method, seed, self.device, chunk, self.progress, self.shards)
+        self.views = Views(views) if isinstance(views, int) else views
+        self.learner = Learner(
+            dataset, network, method, seed, self.device, chunk, self.progress, self.shards, self.views
+        )
         self.strategy = resolve(strategy)
         self.starter = make_start(start, dataset)
         self.draws, self.test_draws, self.seed = draws, test_draws, seed
@@ -343,6 +352,7 @@ class ActiveLearning:
             "stop": None if self.stop is None else repr(self.stop),
             "validation": self.validation,
             "stop_set": len(self.watched) or None,
+            "views": None if self.views is None else repr(self.views),
             "costs": self.dataset.costs_digest,
             "seed": self.seed,
         }

@@ -95,6 +95,9 @@ class RunSpec(BaseModel):
         None,
         description="what a strategy sees: null for all, a number at random, or {top, by, draws, random}",
     )
+    views: int | dict[str, Any] | None = Field(
+        None, description="test-time augmentation: null for none, a number of views, or {count, augmentation, scoring}"
+    )
     stop: tuple[Named, ...] = Field((), description="stopping rules, of which any may end the run early")
     validation: int = Field(0, ge=0, description="labels no network is trained on; they count in the budget")
     stop_set: int = Field(2000, ge=1, description="items of the pool that stopping rules look at without labels")
