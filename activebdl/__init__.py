@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from activebdl.posteriors.mnf import MNF
     from activebdl.posteriors.swag import SWAG
     from activebdl.predictor import Predictor, load_model
+    from activebdl.pretraining import SimCLR
     from activebdl.pseudo_labels import PseudoLabels
     from activebdl.racing import Race
     from activebdl.regression import Moments
@@ -67,6 +68,7 @@ _HOMES = {
     "activebdl.posteriors.mc_dropout": ("MCDropout",),
     "activebdl.posteriors.mnf": ("MNF",),
     "activebdl.posteriors.swag": ("SWAG",),
+    "activebdl.pretraining": ("SimCLR",),
     "activebdl.pseudo_labels": ("PseudoLabels",),
     "activebdl.predictor": ("Predictor", "load_model"),
     "activebdl.racing": ("Race",),
@@ -88,9 +90,9 @@ __all__ = [
     "ABSTAIN", "IVON", "MAP", "MNF", "SWAG", "ActiveDataset", "ActiveLearning", "Affine", "AllOf", "Annotation",
     "AnyOf", "BayesByBackprop", "Candidates", "Classes", "CostLimit", "Crowd", "Elastic", "Ensemble", "Handwriting",
     "LabelLimit", "Labelled", "Laplace", "MCDropout", "Moments", "Normalise", "Numbers", "Oracle", "OverallUncertainty",
-    "Predictor", "PseudoLabels", "Query", "Race", "Request", "Round", "Selection", "Shards", "StablePredictions",
-    "StoppingRule", "Training", "UserError", "ValidationAccuracy", "Views", "Waiting", "WallTime", "dataset",
-    "joint_strategy", "label_counts", "load", "load_model", "network", "oracle", "posterior", "resolve",
+    "Predictor", "PseudoLabels", "Query", "Race", "Request", "Round", "Selection", "Shards", "SimCLR",
+    "StablePredictions", "StoppingRule", "Training", "UserError", "ValidationAccuracy", "Views", "Waiting", "WallTime",
+    "dataset", "joint_strategy", "label_counts", "load", "load_model", "network", "oracle", "posterior", "resolve",
     "stopping_rule", "strategy",
 ]  # fmt: skip
 

@@ -17,16 +17,21 @@ from activebdl.evaluation import evaluate
 from activebdl.fitted import Fitted
 from activebdl.pool import Pool
 from activebdl.posteriors import Draws, InferenceMethod, Posterior
+from activebdl.posteriors._last_layer import LastLayer
 from activebdl.predictor import Predictor
+from activebdl.pretraining import SimCLR, pretrained
 from activebdl.progress import Advance, Progress
-from activebdl.randomness import generator
+from activebdl.randomness import generator, global_rng_kept
 from activebdl.regression import Moments
-from activebdl.scoring import Scorer, ignore, predictive
+from activebdl.scoring import Scorer, default_chunk, ignore, predictive
 from activebdl.shards import Shards
 from activebdl.signals import signals
 from activebdl.targets import Task
 from activebdl.training import Training, check_network
 from activebdl.views import Views
+
+PRETRAINING = -2
+"""Its round: before that of validation labels, -1, and all that follow."""
 
 EXAMPLES = 3
 """Items of the pool that a `Predictor` shows."""
@@ -45,6 +50,7 @@ class Learner:
     progress: Progress
     shards: Shards | None = None
     views: Views | None = None
+    pretraining: SimCLR | None = None
 
     @cached_property
     def example(self) -> Tensor:
@@ -55,6 +61,34 @@ class Learner:
     def method_label(self) -> str:
         """The inference method with its hyperparameters, where it tells them."""
         return repr(self.method) if is_dataclass(self.method) else type(self.method).__name__
+
+    @cached_property
+    def fresh(self) -> Callable[[], nn.Module]:
+        """Makes the network that a fit begins with; the first time, pretrain."""
+        if self.pretraining is None:
+            return self.network
+        with self.progress("pretrain", self.pretraining.steps) as advance:
+            rng = generator(self.seed, PRETRAINING, "pretrain")
+            return pretrained(
+                self.network,
+                self.dataset,
+                self.pretraining,
+                self.device,
+                seed=self.seed,
+                generator=rng,
+                advance=advance,
+            )
+
+    @cached_property
+    def embed(self) -> Callable[[Tensor], Tensor] | None:
+        """Features ``[B, D]`` of normalised inputs, on the CPU, before there is a label; None without pretraining."""
+        if self.pretraining is None:
+            return None
+        with global_rng_kept(self.device):
+            module = self.fresh().to(self.device).eval()
+        head = LastLayer.of(module, self.example)
+        most = self.chunk or default_chunk(self.device)
+        return lambda x: torch.cat([head.features(some.to(self.device)).float().cpu() for some in x.split(most)])
 
     def check(self) -> nn.Module:
         """A fresh network, after it was tried on two items.
@@ -74,6 +108,8 @@ class Learner:
         training = getattr(self.method, "training", None)
         if isinstance(training, Training):
             training.check_likelihood(likelihood)
+        if self.pretraining is not None:
+            LastLayer.of(module, self.example)
         if self.views is not None:
             self.views.check(self.example)
         return module
@@ -110,7 +146,7 @@ class Belief:
         rng = generator(learner.seed, self.round, "fit")
         with learner.progress("fit", learner.method.steps(len(labelled))) as advance:
             try:
-                posterior = learner.method.fit(learner.network, labelled, generator=rng, on_step=lambda: advance(1))
+                posterior = learner.method.fit(learner.fresh, labelled, generator=rng, on_step=lambda: advance(1))
             except UserError as error:
                 raise UserError(f"{type(learner.method).__name__}, {len(labelled)} labels: {error}") from error
         self.fit_seconds = time.perf_counter() - begin

@@ -18,6 +18,7 @@ from activebdl.loop import ActiveLearning
 from activebdl.networks import make_network, networks
 from activebdl.oracles import make_oracle, oracles
 from activebdl.posteriors import InferenceMethod, posteriors
+from activebdl.pretraining import SimCLR
 from activebdl.progress import Progress, silent
 from activebdl.racing import Race, make_race
 from activebdl.shards import Shards
@@ -52,7 +53,7 @@ def build(
     """
     counts, strategy, posterior = spec.label_counts(), make_strategy(spec.strategy), make_method(spec.posterior)
     scoring, candidates, stop = make_scoring(spec), make_candidates(spec), [make_rule(named) for named in spec.stop]
-    start, views = make_starter(spec.start), make_views(spec)
+    start, views, pretraining = make_starter(spec.start), make_views(spec), make_pretraining(spec)
     networks.get(spec.network.name)  # unknown names are told before any byte of data is fetched
     _check_options(oracles.get(spec.oracle.name), spec.oracle, "oracle")
     dataset = dataset or make_dataset(spec.dataset, progress=progress is not silent)
@@ -76,6 +77,7 @@ def build(
         seed=spec.seed,
         device=spec.device,
         chunk=spec.chunk,
+        pretraining=pretraining,
         views=views,
         shards=None if spec.shards is None else Shards.on(cluster or Cluster(), spec.shards),
         progress=progress,
@@ -125,6 +127,13 @@ def make_views(spec: RunSpec) -> Views | None:
     if spec.views is None:
         return None
     return _from_options(Views, {"count": spec.views} if isinstance(spec.views, int) else spec.views, "setting 'views'")
+
+
+def make_pretraining(spec: RunSpec) -> SimCLR | None:
+    """How features are learned from the pool without labels."""
+    if isinstance(spec.pretraining, bool):
+        return SimCLR() if spec.pretraining else None
+    return _from_options(SimCLR, spec.pretraining, "setting 'pretraining'")
 
 
 def make_starter(named: Named) -> str | Strategy:
@@ -183,6 +192,7 @@ def resolved(spec: RunSpec) -> RunSpec:
             "posterior": Named.model_validate({"name": spec.posterior.name, **options}),
             "scoring": spec.scoring if spec.scoring == "full" else plain(make_scoring(spec)),
             "candidates": spec.candidates if isinstance(spec.candidates, int | None) else plain(make_candidates(spec)),
+            "pretraining": False if spec.pretraining is False else plain(make_pretraining(spec)),
             "views": None if spec.views is None else plain(make_views(spec)),
             "stop": tuple(_resolved_rule(named) for named in spec.stop),
             "counts": spec.label_counts(),

@@ -37,6 +37,7 @@ from activebdl.posteriors import InferenceMethod
 from activebdl.posteriors._last_layer import check_features
 from activebdl.posteriors.mc_dropout import MCDropout
 from activebdl.predictor import Predictor
+from activebdl.pretraining import SimCLR
 from activebdl.progress import Progress, silent, together
 from activebdl.racing import Heat, Race, make_race
 from activebdl.randomness import generator
@@ -54,6 +55,7 @@ from activebdl.views import Views
 # What an older journal does not name, and what it was.
 _ONCE: dict[str, object] = {
     "scoring": "full", "candidates": None, "stop": None, "validation": 0, "stop_set": None, "views": None,
+    "pretraining": None,
 }  # fmt: skip
 
 
@@ -91,6 +93,8 @@ class ActiveLearning:
             machines; scores are the same. None for none.
         views: Test-time augmentation: from how many views an item is looked at where it is predicted, or `Views`, by
             which strategies may look so too; None for the item as it is alone.
+        pretraining: How features are learned from the pool before the first label, with which every fit then begins,
+            and by which strategies without a model tell items from each other; None for networks with random weights.
         journal: The file that keeps the run; when it is there, the run goes on where it stopped. None keeps nothing.
         progress: Shows progress bars; see `activebdl.progress`.
 
@@ -122,6 +126,7 @@ class ActiveLearning:
         chunk: int | None = None,
         shards: int | Shards | None = None,
         views: int | Views | None = None,
+        pretraining: SimCLR | None = None,
         journal: str | Path | None = None,
         progress: Progress = silent,
     ) -> None:
@@ -137,7 +142,7 @@ class ActiveLearning:
         self.shards = Shards(shards) if isinstance(shards, int) else shards
         self.views = Views(views) if isinstance(views, int) else views
         self.learner = Learner(
-            dataset, network, method, seed, self.device, chunk, self.progress, self.shards, self.views
+            dataset, network, method, seed, self.device, chunk, self.progress, self.shards, self.views, pretraining
         )
         self.strategy = resolve(strategy)
         self.starter = make_start(start, dataset)
@@ -230,6 +235,7 @@ class ActiveLearning:
         query = Query(
             affordable, pool.labelled, quantity, rng, None,
             data.pool, data.normalise, data.costs, data.target_inputs, pool.unlabelled,
+            self.learner.embed if "items" in strategy.needs else None,
         )  # fmt: skip
         if strategy.needs_model:  # fit, where the last round's results were in the journal already
             _ = belief.posterior
@@ -353,6 +359,7 @@ class ActiveLearning:
             "validation": self.validation,
             "stop_set": len(self.watched) or None,
             "views": None if self.views is None else repr(self.views),
+            "pretraining": None if self.learner.pretraining is None else repr(self.learner.pretraining),
             "costs": self.dataset.costs_digest,
             "seed": self.seed,
         }

@@ -95,6 +95,9 @@ class RunSpec(BaseModel):
         None,
         description="what a strategy sees: null for all, a number at random, or {top, by, draws, random}",
     )
+    pretraining: bool | dict[str, Any] = Field(
+        False, description="features learned from the pool before any label (SimCLR): true, or its settings"
+    )
     views: int | dict[str, Any] | None = Field(
         None, description="test-time augmentation: null for none, a number of views, or {count, augmentation, scoring}"
     )

@@ -160,7 +160,7 @@ def optimise(
         raise UserError("There is nothing to fit to: not one item is labelled.")
     keep_freed_memory()
     steps = training.total_steps(len(labelled))
-    layout = _lay_out(module, labelled.normalise(labelled.inputs[:1].float()))
+    layout = lay_out(module, labelled.normalise(labelled.inputs[:1].float()))
     module.train()
     objective = objective or negative_log_likelihood(labelled)
     optimizer = optimizer or make_optimizer(module, training, len(labelled))
@@ -248,7 +248,7 @@ def _batches(n: int, size: int, steps: int, generator: torch.Generator) -> tuple
     return cast(tuple[Tensor, ...], order[: steps * size].split(size))
 
 
-def _lay_out(module: nn.Module, x: Tensor) -> torch.memory_format:
+def lay_out(module: nn.Module, x: Tensor) -> torch.memory_format:
     """Lays the weights out for images, and tells for which layout of ``x [1, ...]``.
 
     channels_last is much faster; a module that calls ``view`` on its images cannot take it.

@@ -109,7 +109,7 @@ class Handwriting(Elastic):
         stroke: Highest share of either, uniform in [-stroke, stroke]; above 0 is thicker.
     """
 
-    stroke: float = 0.5
+    stroke: float = 0.6
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,5 +1,6 @@
 """What is asked of a strategy, and what it answers. N: unlabelled items, Q: items asked for."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -27,6 +28,7 @@ class Query:
         costs: What a label of each of the pool's items costs, ``[N]`` by id, float64; None where nobody says.
         target_inputs: Inputs that predictions will be wanted for, as they are stored; None where the pool is like them.
         chosen_from: All ids without a label, ascending, where ``unlabelled`` are candidates out of them.
+        embed: Features learned from the pool without labels, of normalised inputs; None where there are none.
         heats: Of a race, before all draws are seen, see `activebdl.racing`; none where every item is seen by all.
     """
 
@@ -40,6 +42,7 @@ class Query:
     costs: Tensor | None = None
     target_inputs: Inputs | None = None
     chosen_from: Tensor | None = None
+    embed: Callable[[Tensor], Tensor] | None = None
     heats: tuple[Heat, ...] = ()
 
     @property
@@ -48,10 +51,14 @@ class Query:
         return self.unlabelled if self.chosen_from is None else self.chosen_from
 
     def items(self, ids: Tensor) -> Tensor:
-        """Inputs ``[n, ...]`` as a network reads them, on the CPU: for strategies that look at the items themselves."""
+        """What an item is like, ``[n, ...]`` on the CPU: for strategies that look at the items themselves.
+
+        The inputs as a network reads them; or, where a network was trained on the pool without labels, its features.
+        """
         if self.inputs is None:
             raise UserError("This query has no inputs, which the strategy looks at.")
-        return self.normalise(self.inputs[ids])
+        x = self.normalise(self.inputs[ids])
+        return x if self.embed is None else self.embed(x)
 
     @property
     def model(self) -> Scorer:
