@@ -4,7 +4,7 @@
     python benchmarks/crowd.py --few                 # only the labels, where votes are few; a minute
 
 MNIST, 300 labels of items drawn at random, in rounds of 60, 140 and 300, the network and the training of the preset
-mnist-1000. With one seed all rows have the same items, the same votes and the same first weights; only the labels
+mnist-batchbald. With one seed all rows have the same items, the same votes and the same first weights; only the labels
 differ. Each annotator is better than the one before, and errs in a way of their own; see the oracle crowd.
 """
 
@@ -71,7 +71,7 @@ ROWS: dict[str, MakeOracle] = {
 
 def run(dataset: ActiveDataset, name: str, seed: int, runs: Path) -> Result:
     """One run to the end, or what its journal says of it."""
-    spec = read_spec("mnist-1000")
+    spec = read_spec("mnist-batchbald")
     place = runs / f"{name.replace(' ', '-').replace('-%', '').replace(',', '')}-{seed}.sqlite"
     place.parent.mkdir(parents=True, exist_ok=True)
     cycle = ActiveLearning(

@@ -4,7 +4,7 @@
     python benchmarks/gallery.py --runs runs/gallery --table
 
 Strategies: 20 to 100 labels, 20 at a time, from the whole pool of 60,000, 20 draws of the posterior, the network and
-the training of the preset mnist-1000, one seed; each in a process of its own, whose peak memory is read at its end.
+the training of the preset mnist-batchbald, one seed; each in a process of its own, whose peak memory is read at its end.
 Starts: accuracy at 20 labels. What is for numbers, or needs costs, has no place on MNIST.
 """
 
@@ -27,7 +27,7 @@ def one(strategy: str, start: str, counts: list[int]) -> dict[str, float | str]:
     """Runs one cycle in this process."""
     options = {"name": strategy, "beta": 4} if strategy.startswith("power_") else strategy
     changes = {"strategy": options, "start": start, "counts": counts, "draws": 20, "test_draws": 20}
-    rounds = list(build(read_spec("mnist-1000", changes)))
+    rounds = list(build(read_spec("mnist-batchbald", changes)))
     asked = [round.seconds["select"] for round in rounds[1:]] or [rounds[0].seconds["select"]]
     return {
         **{f"at_{round.n_labels}": round.metrics["accuracy"] for round in rounds},

@@ -3,7 +3,7 @@
     python benchmarks/learning.py --runs runs/posteriors         # goes on where it stopped
     python benchmarks/learning.py --runs runs/posteriors --table
 
-MNIST from 20 to 300 labels with the network and the training of the preset mnist-1000, each method with its own
+MNIST from 20 to 300 labels with the network and the training of the preset mnist-batchbald, each method with its own
 defaults otherwise. A strategy sees 10,000 random items of the pool in each round, so that methods that draw whole sets
 of weights do not take hours. The plain network never disagrees with itself; max-entropy stands in for BALD there.
 """
@@ -31,7 +31,7 @@ def spec_of(posterior: str, strategies: Sequence[str], seeds: Sequence[int]) -> 
         strategies = [strategy.replace("bald", "max_entropy") for strategy in strategies]
     changes = {
         "experiment": "mnist-300-posteriors",
-        "posterior": named_posterior(read_spec("mnist-1000"), posterior).model_dump(),
+        "posterior": named_posterior(read_spec("mnist-batchbald"), posterior).model_dump(),
         "budget": 300,
         "candidates": 10_000,
         "draws": 20,
@@ -39,7 +39,7 @@ def spec_of(posterior: str, strategies: Sequence[str], seeds: Sequence[int]) -> 
         "compare.strategies": [{"name": name, "beta": 4} if name.startswith("power_") else name for name in strategies],
         "compare.seeds": list(seeds),
     }
-    return read_spec("mnist-1000", changes)
+    return read_spec("mnist-batchbald", changes)
 
 
 def table(files: Sequence[Path]) -> str:

@@ -3,7 +3,7 @@
     python benchmarks/posteriors.py --out posteriors.csv        # goes on where it stopped
     python benchmarks/posteriors.py --out posteriors.csv --table
 
-MNIST, random labels (those of 20 are among those of 100), the network and the training of the preset mnist-1000, each
+MNIST, random labels (those of 20 are among those of 100), the network and the training of the preset mnist-batchbald, each
 method with its own defaults otherwise. Out of distribution: the Fashion-MNIST test images, told from MNIST's by the
 entropy of the predictive.
 """
@@ -48,7 +48,7 @@ def measure(
     name: str, n: int, seed: int, known: ActiveDataset, strange: ActiveDataset, device: str
 ) -> dict[str, float]:
     """One fit, and all that is told of it."""
-    spec = read_spec("mnist-1000")
+    spec = read_spec("mnist-batchbald")
     method = make_method(Named.model_validate({"name": name, "training": spec.posterior.options["training"]}))
     on = choose_device(device)
     assert known.labels is not None

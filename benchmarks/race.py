@@ -3,7 +3,7 @@
     python benchmarks/race.py                                    # 20, 100 and 500 labels, 100 trials each
     python benchmarks/race.py --labels 100 --heats 10:.2,30:.05 --precision bfloat16
 
-MNIST, the network and the training of the preset mnist-1000, items labelled at random. A posterior is fitted once for
+MNIST, the network and the training of the preset mnist-batchbald, items labelled at random. A posterior is fitted once for
 each number of labels and drawn from some more times than a trial needs; a trial takes its K draws out of these, and
 the first of them for the heats, as the cycle does. It compares the race's top Q of BALD with that of all K draws of
 the whole pool. "total" is the sum of their scores as a share of the best Q; "samples" says how many times fewer items
@@ -148,7 +148,7 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=5, help="of the queries that are timed; 0 times none")
     parser.add_argument("--keep", type=Path, help="a folder for the tables, to try other heats on")
     arguments = parser.parse_args()
-    spec = read_spec("mnist-1000")
+    spec = read_spec("mnist-batchbald")
     data = make_dataset(spec.dataset)
     print(f"{torch.get_num_threads()} threads, N = {len(data.pool):,}, K = {arguments.draws}, Q = {arguments.query}")
     print(f"{'labels':>7}{'same':>12}{'worst total':>13}{'samples':>9}{'seconds':>9}  heats")

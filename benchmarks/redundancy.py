@@ -4,7 +4,7 @@
     python benchmarks/redundancy.py --repeats 5 --table          # only tells what is there
 
 Repeated MNIST (Kirsch et al. 2019): every image of the pool several times, each time under fresh noise of standard
-deviation .1. From 20 to 300 labels, 20 at a time, with the network and the training of the preset mnist-1000. All
+deviation .1. From 20 to 300 labels, 20 at a time, with the network and the training of the preset mnist-batchbald. All
 strategies but random see the same 10,000 of the 300,000 items (five times) in a round, those that max-entropy of five
 draws puts first, copies and all, and 100 draws of the posterior. The published curves asked for 10 at a time, with
 another network and without augmentation.
@@ -56,7 +56,7 @@ def spec_of(repeats: int, strategies: Sequence[str], seed: int) -> RunSpec:
         "compare.strategies": [OPTIONS.get(name, {}) | {"name": name} for name in strategies],
         "compare.seeds": [seed],
     }
-    return read_spec("mnist-1000", changes)
+    return read_spec("mnist-batchbald", changes)
 
 
 def read(runs: Path, repeats: int) -> dict[str, list[Points]]:

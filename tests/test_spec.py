@@ -100,7 +100,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="it is not text"):
         read_spec(str(tmp_path / "binary.yaml"))
     with pytest.raises(
-        UserError, match="Unknown preset 'mnits'. Known: diabetes, digits-small, mnist-1000, mnist-gal2017"
+        UserError, match="Unknown preset 'mnits'. Known: diabetes, digits-small, mnist-1000, mnist-batchbald, mnist-gal2017"
     ):
         read_spec("mnits")
 
@@ -144,9 +144,9 @@ def test_mistakes_in_settings_are_told(changes: dict[str, Any], message: str) ->
 def test_a_resolved_spec_has_every_default_written_out() -> None:
     spec = resolved(read_spec("mnist-1000", {"dataset": "repeated_mnist"}))
     assert spec.dataset.options == {"repeats": 3, "noise": 0.1, "seed": 0}
-    assert spec.network.options == {"dropout": 0.5}
+    assert spec.network.options == {"dropout": 0.2, "width": 32, "hidden": 128}
     assert spec.posterior.options["training"]["weight_decay"] == 0.01
-    assert spec.posterior.options["training"]["augmentation"]["name"] == "affine"
+    assert spec.posterior.options["training"]["augmentation"]["name"] == "handwriting"
     assert spec.counts is not None
     assert spec.counts[-1] == 1000
 

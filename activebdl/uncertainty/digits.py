@@ -49,7 +49,7 @@ def digits(
     """Fits posteriors to MNIST and shows them Fashion-MNIST, turned digits and noise.
 
     Args:
-        names: Of posteriors; all when not given. They are trained as in the preset mnist-1000.
+        names: Of posteriors; all when not given. They are trained as in the preset mnist-batchbald.
         labels: How many random labels they are fitted to.
         draws: K.
         seed: The source of all randomness.
@@ -61,7 +61,7 @@ def digits(
     Raises:
         UserError: A posterior or device that is unknown, or more labels than there are.
     """
-    spec = read_spec("mnist-1000")
+    spec = read_spec("mnist-batchbald")
     reference = make_method(spec.posterior)
     chosen, on = methods(names, reference.training), choose_device(device)  # pyright: ignore[reportAttributeAccessIssue]
     known, fashion = load("mnist"), load("fashion_mnist")
