@@ -10,7 +10,7 @@ B: items of a batch, D: features, P: dimensions of the projection.
 """
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -20,12 +20,16 @@ from torch import Tensor, nn
 
 from activebdl.data.augment import Augmentation, Elastic
 from activebdl.data.dataset import ActiveDataset
+from activebdl.data.inputs import Inputs
 from activebdl.errors import UserError
 from activebdl.files import cache_folder, writing_safely
 from activebdl.posteriors._last_layer import LastLayer
 from activebdl.progress import Advance
 from activebdl.randomness import global_rng_from, global_rng_kept
 from activebdl.training import lay_out
+
+LOOK = 50
+"""Steps after which the loss is looked at again."""
 
 SAMPLE = 1000
 """Items of a pool by which it is known again."""
@@ -94,34 +98,50 @@ class SimCLR:
             example = dataset.normalise(dataset.pool[torch.tensor([0, 0])].to(device))
             layout = lay_out(module, example)
             last = LastLayer.of(module, example).name
-            features: list[Tensor] = []
             layer = module.get_submodule(last)
             assert isinstance(layer, nn.Linear)
-            handle = layer.register_forward_pre_hook(lambda _, args: features.append(args[0]))
             width = layer.in_features
             head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, self.projection)).to(device)
-            parameters = [*module.parameters(), *head.parameters()]
-            optimizer = torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=1e-4, fused=True)
-            schedule = torch.optim.lr_scheduler.OneCycleLR(
-                optimizer, self.learning_rate, total_steps=self.steps + 1, pct_start=0.1
-            )
+            read: list[Tensor] = []
+            handle = layer.register_forward_pre_hook(lambda _, args: read.append(args[0]))
+
+            def project(x: Tensor) -> Tensor:
+                read.clear()
+                module(dataset.normalise(x).contiguous(memory_format=layout))
+                return head(read[0])
+
             module.train()
-            for _ in range(self.steps):
-                ids = torch.randint(len(dataset.pool), (self.batch_size,), generator=generator)
-                x = dataset.pool[ids].to(device).float()
-                both = torch.cat([self.augmentation(x, generator), self.augmentation(x, generator)])
-                features.clear()
-                module(dataset.normalise(both).contiguous(memory_format=layout))
-                loss = contrastive_loss(head(features[0]), self.temperature)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-                advance(1)
+            self._optimise(
+                [*module.parameters(), *head.parameters()], project, dataset.pool, device, generator, advance
+            )
             handle.remove()
-        if not bool(torch.isfinite(loss)):
-            raise UserError(f"The loss of the pretraining became {loss.item()}: lower its learning rate.")
         return {key: value.cpu() for key, value in module.state_dict().items() if not key.startswith(f"{last}.")}
+
+    def _optimise(
+        self,
+        parameters: Sequence[Tensor],
+        project: Callable[[Tensor], Tensor],
+        pool: Inputs,
+        device: torch.device,
+        rng: torch.Generator,
+        advance: Advance,
+    ) -> None:
+        optimizer = torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=1e-4, fused=True)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, self.learning_rate, total_steps=self.steps + 1, pct_start=0.1
+        )
+        for step in range(self.steps):
+            x = pool[torch.randint(len(pool), (self.batch_size,), generator=rng)].to(device).float()
+            loss = contrastive_loss(
+                project(torch.cat([self.augmentation(x, rng), self.augmentation(x, rng)])), self.temperature
+            )
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            advance(1)
+            if step % LOOK == 0 and not bool(torch.isfinite(loss)):
+                raise UserError(f"The loss of the pretraining became {loss.item()}: lower its learning rate.")
 
 
 def contrastive_loss(z: Tensor, temperature: float) -> Tensor:

@@ -100,7 +100,8 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="it is not text"):
         read_spec(str(tmp_path / "binary.yaml"))
     with pytest.raises(
-        UserError, match="Unknown preset 'mnits'. Known: diabetes, digits-small, mnist-1000, mnist-batchbald, mnist-gal2017"
+        UserError,
+        match="Unknown preset 'mnits'. Known: diabetes, digits-small, mnist-1000, mnist-batchbald, mnist-gal",
     ):
         read_spec("mnits")
 

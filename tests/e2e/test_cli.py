@@ -194,7 +194,10 @@ def test_uncertainty_is_drawn(tmp_path: Path) -> None:
 
 
 MISTAKES: list[tuple[list[str], str]] = [
-    (["run", "mnits"], "Unknown preset 'mnits'. Known: diabetes, digits-small, mnist-1000, mnist-batchbald, mnist-gal2017"),
+    (
+        ["run", "mnits"],
+        "Unknown preset 'mnits'. Known: diabetes, digits-small, mnist-1000, mnist-batchbald, mnist-gal",
+    ),
     (["run", "digits-small", "--strategy", "balt"], "Unknown strategy 'balt'. Known: badge"),
     (["run", "digits-small", "--posterior", "mc"], "Unknown posterior 'mc'. Known: "),
     (["run", "digits-small", "--data", "digit"], "Unknown dataset 'digit'. Known: diabetes, digits"),

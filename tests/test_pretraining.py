@@ -1,0 +1,203 @@
+"""The contrastive loss against its equation, what it teaches, and where its weights go."""
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from activebdl import (
+    ActiveDataset,
+    ActiveLearning,
+    Affine,
+    MCDropout,
+    Query,
+    SimCLR,
+    Training,
+    UserError,
+    joint_strategy,
+    resolve,
+)
+from activebdl.pretraining import Pretrained, contrastive_loss, pretrained
+from activebdl.progress import Advance
+
+CPU = torch.device("cpu")
+SHIFTS = Affine(rotation=0, shift=0.15, scale=0, shear=0)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "activebdl" / "pretrained"
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def ignore(count: int) -> None:
+    pass
+
+
+def net() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 16, 3), nn.ReLU(),
+        nn.AdaptiveMaxPool2d(1), nn.Flatten(), nn.Dropout(0.1), nn.Linear(16, 2),
+    )  # fmt: skip
+
+
+def strokes(n: int) -> tuple[Tensor, Tensor]:
+    """Images of four strokes at random; and in how many of them the strokes are upright, more than two or not."""
+    x, y = torch.zeros(n, 1, 12, 12), torch.zeros(n, dtype=torch.long)
+    rng = seeded(4)
+    for i in range(n):
+        upright = torch.rand(4, generator=rng) < 0.5
+        for up in upright.tolist():
+            row, column = (int(v) for v in torch.randint(9, (2,), generator=rng))
+            x[i, 0, row : row + (4 if up else 1), column : column + (1 if up else 4)] = 1
+        y[i] = int(upright.sum() > 2)
+    return x, y
+
+
+def data(n: int = 200) -> ActiveDataset:
+    x, y = strokes(n)
+    return ActiveDataset.from_arrays(x, y, x[:20], y[:20])
+
+
+def settings(steps: int = 30, temperature: float = 0.2) -> SimCLR:
+    return SimCLR(steps, batch_size=32, temperature=temperature, projection=8, augmentation=SHIFTS)
+
+
+def test_the_loss_is_that_of_the_equation() -> None:
+    z, tau = torch.randn(10, 4, generator=seeded()).double(), 0.3
+    total = 0.0
+    for i in range(10):
+        unit = [row / row.norm() for row in z]
+        likeness = [math.exp(float(unit[i] @ other) / tau) for other in unit]
+        total -= math.log(likeness[(i + 5) % 10] / (sum(likeness) - likeness[i]))
+    assert float(contrastive_loss(z, tau)) == pytest.approx(total / 10, rel=1e-5)
+
+
+def recognised(module: nn.Module, x: Tensor) -> float:
+    """How often the feature nearest to that of a shifted image is that of the same image, shifted otherwise."""
+    body = nn.Sequential(*list(module.eval().children())[:-1])
+    with torch.no_grad():
+        one, other = (nn.functional.normalize(body(SHIFTS(x, seeded(seed))), dim=1) for seed in (1, 2))
+    return float(((one @ other.T).argmax(1) == torch.arange(len(x))).float().mean())
+
+
+def test_features_tell_an_image_from_others_wherever_it_is_moved() -> None:
+    pool = data()
+    weights = settings(300).fit(net, pool, CPU, generator=seeded(), advance=ignore)
+    x, _ = strokes(300)
+    unseen = x[200:]
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        before = recognised(net(), unseen)
+        after = recognised(Pretrained(net, weights)(), unseen)
+    assert after > before + 0.1, (before, after)
+
+
+def test_all_layers_but_the_last_begin_with_what_was_learned() -> None:
+    weights = settings().fit(net, data(), CPU, generator=seeded(), advance=ignore)
+    made, again = Pretrained(net, weights)(), Pretrained(net, weights)()
+    for name, value in made.state_dict().items():
+        assert (name in weights) == (not name.startswith("9."))
+        if name in weights:
+            assert torch.equal(value, weights[name])
+    assert not torch.equal(made.get_submodule("9").weight, again.get_submodule("9").weight)  # pyright: ignore
+
+
+def test_the_same_seed_gives_the_same_weights_and_labels_have_no_say() -> None:
+    def learned(pool: ActiveDataset, seed: int) -> Tensor:
+        weights = settings().fit(net, pool, CPU, generator=seeded(seed), advance=ignore)
+        return torch.cat([value.float().flatten() for value in weights.values()])
+
+    x, y = strokes(200)
+    other = ActiveDataset.from_arrays(x, 1 - y, x[:5], y[:5])
+    assert torch.equal(learned(data(), 0), learned(other, 0))
+    assert not torch.equal(learned(data(), 0), learned(data(), 1))
+
+
+def learn(pool: ActiveDataset, how: SimCLR, seed: int, advance: Advance = ignore) -> Pretrained:
+    return pretrained(net, pool, how, CPU, seed=seed, generator=seeded(seed), advance=advance)
+
+
+def test_what_was_learned_before_is_not_learned_again(monkeypatch: pytest.MonkeyPatch, own_cache: Path) -> None:
+    first = learn(data(), settings(), 0)
+    told: list[int] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(SimCLR, "fit", None)
+        again = learn(data(), settings(), 0, told.append)
+    assert sum(told) == 30
+    assert all(torch.equal(again.weights[name], value) for name, value in first.weights.items())
+    assert len(list(own_cache.glob("*.pt"))) == 1
+    for pool, how, seed in (
+        (data(150), settings(), 0),
+        (data(), settings(temperature=0.5), 0),
+        (data(), settings(), 1),
+    ):
+        learn(pool, how, seed)
+    assert len(list(own_cache.glob("*.pt"))) == 4
+
+
+def test_every_fit_begins_with_it() -> None:
+    still = Training(steps=1, learning_rate=1e-12, weight_decay=0)
+    pool = data()
+    cycle = ActiveLearning(
+        pool, net, counts=[4, 8], posterior=MCDropout(still), strategy="random", pretraining=settings()
+    )
+    for _ in cycle:
+        assert cycle.belief is not None
+        module: nn.Module = cycle.belief.posterior.module  # pyright: ignore
+        learned = cycle.learner.fresh.weights  # pyright: ignore
+        torch.testing.assert_close(module.get_parameter("4.weight"), learned["4.weight"], rtol=0, atol=1e-6)
+
+
+@joint_strategy("test_pretraining_looks", needs=("items",))
+def looks(query: Query) -> Tensor:
+    seen.append(query.items(query.unlabelled))
+    return query.unlabelled[: query.quantity]
+
+
+seen: list[Tensor] = []
+
+
+@pytest.mark.parametrize("pretraining", [None, settings()])
+def test_strategies_without_a_model_see_the_features(pretraining: SimCLR | None) -> None:
+    seen.clear()
+    pool = data(40)
+    cycle = ActiveLearning(
+        pool,
+        net,
+        counts=[4],
+        posterior=MCDropout(Training(steps=1)),
+        strategy="random",
+        start=resolve(looks),
+        pretraining=pretraining,
+    )
+    list(cycle)
+    if pretraining is None:
+        assert seen[0].shape == (40, 1, 12, 12)
+        return
+    module = cycle.learner.fresh().eval()
+    with torch.no_grad():
+        expected = nn.Sequential(*list(module.children())[:-1])(pool.pool)
+    torch.testing.assert_close(seen[0], expected, rtol=0, atol=1e-5)
+
+
+def test_a_network_without_a_last_layer_is_refused_before_any_label() -> None:
+    def no_head() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(1, 2, 3), nn.Dropout(0.1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+    with pytest.raises(UserError, match="nn.Linear"):
+        ActiveLearning(data(), no_head, counts=[4], pretraining=settings())
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"steps": 0}, {"batch_size": 1}, {"projection": 0}, {"temperature": 0.0}, {"learning_rate": -1.0}]
+)
+def test_settings_that_cannot_be_are_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(UserError, match="SimCLR"):
+        SimCLR(**wrong)  # pyright: ignore[reportArgumentType]
