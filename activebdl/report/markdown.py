@@ -15,6 +15,8 @@ _HOW = """\
 - Labels to an accuracy: the median of the seeds, and the fewest and the most; "never" is the most of all.
 - p: Wilcoxon's signed-rank test, two-sided, of the differences seed by seed, after Holm's correction over all arms
   that answer the same question. Effect: the matched-pairs rank-biserial correlation, 1 when every seed is in favour.
+- Ahead from: the count from which on the arm is ahead at every count, each by Wilcoxon's test; counts are tested from
+  the last one backwards until one does not tell, which needs no correction.
 - Seeds needed: for four chances in five to see a difference as large as this one, at 5 %. Of few seeds it is a rough
   figure.
 - Choose the number of seeds before you look: whoever adds seeds until something differs finds it more often than once
@@ -112,6 +114,7 @@ def _tests(verdicts: Sequence[Verdict], headline: str) -> str:
         "p (Holm)",
         "at the end",
         "p (Holm)",
+        "ahead from",
         "verdict",
         "seeds needed",
     ]
@@ -125,6 +128,7 @@ def _tests(verdicts: Sequence[Verdict], headline: str) -> str:
             told_p(each.area.p_holm),
             told_difference(each.final.mean, headline),
             told_p(each.final.p_holm),
+            "" if each.leads_from is None else f"{each.leads_from:,} labels",
             each.outcome,
             "" if each.outcome != "cannot tell" else "?" if each.needed is None else f"{each.needed:,}",
         ]

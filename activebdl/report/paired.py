@@ -48,6 +48,28 @@ def holm(ps: Sequence[float]) -> list[float]:
     return adjusted
 
 
+def leads_from(differences: Sequence[Sequence[float]], comparisons: int = 1) -> int | None:
+    """From which place on, to the last, every difference is in favour beyond chance.
+
+    The places are tested from the last one backwards, each at .05 / comparisons, until one does not tell: in an order
+    that is fixed beforehand no further correction is needed (Maurer, Hothorn, Lehmacher 1995).
+
+    Args:
+        differences: At each place, those of the pairs.
+        comparisons: How many arms answer the same question.
+
+    Returns:
+        The place; None where the last one does not tell.
+    """
+    found = None
+    for place in reversed(range(len(differences))):
+        d = differences[place]
+        if float(np.mean(d)) <= 0 or wilcoxon_p(d) > SIGNIFICANT / max(1, comparisons):
+            break
+        found = place
+    return found
+
+
 def rank_biserial(differences: Sequence[float]) -> float:
     """The share of rank sums in favour less that against: 1 when every pair is in favour, 0 when they balance."""
     from scipy.stats import rankdata

@@ -17,7 +17,7 @@ from activebdl.errors import UserError
 from activebdl.report.arms import Arm, Estimate, summary
 from activebdl.report.curves import Curve, area, by_label, common_counts, ends_differ
 from activebdl.report.intervals import mean_interval
-from activebdl.report.paired import SIGNIFICANT, fewest_seeds, holm, rank_biserial, seeds_needed, wilcoxon_p
+from activebdl.report.paired import SIGNIFICANT, fewest_seeds, holm, leads_from, rank_biserial, seeds_needed, wilcoxon_p
 
 BASELINE = "random"
 
@@ -59,6 +59,8 @@ class Verdict:
         area: Of the area under the learning curve: the verdict goes by this one.
         final: Of the headline at the last count.
         comparisons: How many arms answer the same question.
+        leads_from: The count from which on the arm is ahead at every count, each beyond chance, see
+            `paired.leads_from`; None where it is not at the last.
         needed: Seeds at which a difference like this one would be seen in four of five such comparisons; None for more
             than can be told.
     """
@@ -71,6 +73,7 @@ class Verdict:
     area: Test
     final: Test
     comparisons: int
+    leads_from: int | None
     needed: int | None
 
     @property
@@ -92,7 +95,8 @@ class Verdict:
             return f"{start}: {difference}, {p}, {seeds}{left_out}; {end}; {self._what_it_takes()}."
         words = {"better": "above", "worse": "below"} if self.headline == "accuracy" else {}
         relation = words.get(self.outcome, f"{self.outcome} than")
-        return f"{self.arm} is {relation} {self.against}: {difference}, {p}, {seeds}{left_out}; {end}."
+        ahead = "" if self.leads_from is None else f"; ahead at every count from {self.leads_from:,} labels on"
+        return f"{self.arm} is {relation} {self.against}: {difference}, {p}, {seeds}{left_out}; {end}{ahead}."
 
     def _what_it_takes(self) -> str:
         fewest, seeds = fewest_seeds(self.comparisons), len(self.seeds)
@@ -174,7 +178,7 @@ def compare_arms(curves: Sequence[Curve], against: str | None = None) -> Statist
     for pairs in questions:
         paired = [(a, b) for a, b in pairs if _share_a_seed(groups[a], groups[b])]
         notes += [f"{a} and {b} share no seed, and are not compared." for a, b in pairs if (a, b) not in paired]
-        verdicts += _family([_compared(a, b, groups, last) for a, b in paired])
+        verdicts += _family([_compared(a, b, groups, shared, len(paired)) for a, b in paired])
     if note and len(groups) > 1:
         notes.append(note)
     return Statistics(curves[0].headline, last, arms, tuple(verdicts), baseline, tuple(notes), tuple(used))
@@ -259,16 +263,20 @@ def _share_a_seed(one: Sequence[Curve], other: Sequence[Curve]) -> bool:
     return bool({curve.seed for curve in one} & {curve.seed for curve in other})
 
 
-def _compared(label: str, against: str, groups: dict[str, list[Curve]], last: int) -> Verdict:
-    """The verdict on a pair of arms, not corrected yet."""
+def _compared(label: str, against: str, groups: dict[str, list[Curve]], counts: list[int], comparisons: int) -> Verdict:
+    """The verdict on a pair of arms at the counts that all have; areas and ends are not corrected yet."""
     ours, theirs = ({curve.seed: curve for curve in groups[each]} for each in (label, against))
-    seeds = tuple(sorted(set(ours) & set(theirs)))
+    seeds, last = tuple(sorted(set(ours) & set(theirs))), counts[-1]
     headline = groups[label][0].headline
     sign = 1 if headline == "accuracy" else -1
     areas = [sign * (area(ours[seed], last) - area(theirs[seed], last)) for seed in seeds]
-    ends = [sign * (ours[seed].at(last) - theirs[seed].at(last)) for seed in seeds]
+    gains = [[sign * (ours[seed].at(count) - theirs[seed].at(count)) for seed in seeds] for count in counts]
     missing = tuple(sorted(set(ours) ^ set(theirs)))
-    return Verdict(label, against, headline, seeds, missing, _test(areas), _test(ends), 1, None)
+    place = leads_from(gains, comparisons)
+    return Verdict(
+        label, against, headline, seeds, missing, _test(areas), _test(gains[-1]),
+        comparisons, None if place is None else counts[place], None,
+    )  # fmt: skip
 
 
 def _test(differences: Sequence[float]) -> Test:
@@ -284,7 +292,6 @@ def _family(verdicts: Sequence[Verdict]) -> list[Verdict]:
             each,
             area=replace(each.area, p_holm=area),
             final=replace(each.final, p_holm=end),
-            comparisons=len(verdicts),
             needed=seeds_needed(each.area.differences, len(verdicts)),
         )
         for each, area, end in zip(verdicts, areas, ends, strict=True)

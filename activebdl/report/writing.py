@@ -183,15 +183,15 @@ def _arm_rows(statistics: Statistics) -> Iterable[Sequence[object]]:
 def _verdict_rows(statistics: Statistics) -> Iterable[Sequence[object]]:
     fields = ("gain", "low", "high", "rank_biserial", "p", "p_holm")
     measures = [f"{measure}_{field}" for measure in ("area", "final") for field in fields]
-    yield "arm", "against", "outcome", "seeds", *measures, "comparisons", "seeds_needed"
+    yield "arm", "against", "outcome", "seeds", *measures, "comparisons", "leads_from", "seeds_needed"
     for each in statistics.verdicts:
         numbers = [
             value
             for test in (each.area, each.final)
             for value in (test.mean.mean, test.mean.low, test.mean.high, test.effect, test.p, test.p_holm)
         ]
-        needed = "" if each.needed is None else each.needed
-        yield each.arm, each.against, each.outcome, len(each.seeds), *numbers, each.comparisons, needed
+        counts = ["" if count is None else count for count in (each.leads_from, each.needed)]
+        yield each.arm, each.against, each.outcome, len(each.seeds), *numbers, each.comparisons, *counts
 
 
 def _csv(rows: Iterable[Sequence[object]]) -> str:

@@ -42,6 +42,20 @@ def test_a_difference_that_is_there_is_told_with_its_size() -> None:
     assert told.arms["bald"].final.mean == pytest.approx(0.785) and told.against == "random"
 
 
+def test_from_where_on_an_arm_is_ahead_at_every_count_is_told() -> None:
+    counts, base = (20, 40, 60, 80), [0.5, 0.6, 0.7, 0.8]
+    random = [curve("random", seed, [h + 0.001 * seed for h in base], counts) for seed in range(6)]
+    ours: list[Curve] = []
+    for seed in range(6):
+        gains = [0.0, 0.05 if seed else -0.05, 0.05, 0.04]  # at 40 labels one seed is behind
+        heights = [h + 0.001 * seed + gain + 0.0001 * seed * (gain > 0) for h, gain in zip(base, gains, strict=True)]
+        ours.append(curve("bald", seed, heights, counts))
+    verdict = compare_arms([*random, *ours]).verdicts[0]
+    assert verdict.leads_from == 60
+    assert str(verdict).endswith("; ahead at every count from 60 labels on.")
+    assert compare_arms([*random[:5], *ours[:5]]).verdicts[0].leads_from is None
+
+
 def test_what_so_few_seeds_can_never_show_is_said() -> None:
     told = compare_arms([*RANDOM[:3], *raised("bald", [0.05, 0.06, 0.07])])
     assert told.verdicts[0].outcome == "cannot tell" and told.verdicts[0].area.p == 0.25
