@@ -4,8 +4,18 @@ from typing import Any
 import pytest
 import yaml
 
-from activebdl import CostLimit, StablePredictions, UserError, WallTime
-from activebdl.build import make_rule, named_posterior, resolved
+from activebdl import (
+    Affine,
+    CostLimit,
+    Elastic,
+    PseudoLabels,
+    SimCLR,
+    StablePredictions,
+    UserError,
+    Views,
+    WallTime,
+)
+from activebdl.build import make_method, make_pretraining, make_rule, make_views, named_posterior, resolved
 from activebdl.spec import Named, named_strategy, presets, read_spec, spec_text, validate
 
 
@@ -133,6 +143,16 @@ def test_an_empty_file_is_the_default_run(tmp_path: Path) -> None:
         ({"stop": [{"name": "any_of", "rules": "cost"}]}, "'rules' of the stopping rule 'any_of': input should be"),
         ({"stop": [{"name": "any_of", "rules": ["cost"]}]}, "The stopping rule 'cost' needs a setting 'limit'"),
         ({"stop": [{"name": "all_of", "rules": []}]}, "AllOf takes a list of one or more stopping rules"),
+        ({"posterior.training.pseudo_labels": 3}, "takes settings .items, threshold, .*true or false, not 3"),
+        (
+            {"posterior.training.pseudo_labels": {"treshold": 0.9}},
+            "has no setting 'treshold'; it has: items, threshold",
+        ),
+        ({"posterior.training.pseudo_labels": {"threshold": 2}}, "threshold is a probability"),
+        ({"pretraining": {"stepz": 3}}, "setting 'pretraining' has no setting 'stepz'; it has: steps"),
+        ({"pretraining": {"steps": 0}}, "SimCLR takes at least 1 step"),
+        ({"views": 0}, "at least 1 view"),
+        ({"views": {"augmentation": "crop"}}, "Unknown augmentation 'crop'. Known: affine, elastic, handwriting"),
         ({"validation": 20}, "20 validation labels count among the 20 of the first round.* begin with more than 20"),
         ({"validation": 5, "counts": [5, 10]}, "5 validation labels count among the 5 of the first round"),
     ],
@@ -150,6 +170,31 @@ def test_a_resolved_spec_has_every_default_written_out() -> None:
     assert spec.posterior.options["training"]["augmentation"]["name"] == "handwriting"
     assert spec.counts is not None
     assert spec.counts[-1] == 1000
+
+
+def test_switches_are_on_or_off_or_have_settings() -> None:
+    def built(changes: dict[str, Any]) -> tuple[object, object, object]:
+        spec = resolved(read_spec("digits-small", changes))
+        assert resolved(validate(yaml.safe_load(spec_text(spec)), "again")) == spec
+        method: Any = make_method(spec.posterior)
+        return method.training.pseudo_labels, make_pretraining(spec), make_views(spec)
+
+    assert built({}) == (None, None, None)
+    on = {"posterior.training.pseudo_labels": True, "pretraining": True, "views": 4}
+    assert built(on) == (PseudoLabels(), SimCLR(), Views(4))
+    assert built({"posterior.training.pseudo_labels": False, "pretraining": False, "views": None}) == (None, None, None)
+    bent = {"name": "elastic", "bend": 0.01}
+    settings: dict[str, Any] = {
+        "posterior.training.pseudo_labels": {"items": 32, "augmentation": bent},
+        "pretraining": {"steps": 10, "augmentation": "affine"},
+        "views": {"augmentation": bent, "scoring": True},
+    }
+    pseudo_labels = PseudoLabels(items=32, augmentation=Elastic(bend=0.01))
+    assert built(settings) == (
+        pseudo_labels,
+        SimCLR(10, augmentation=Affine()),
+        Views(augmentation=Elastic(bend=0.01), scoring=True),
+    )
 
 
 def test_stopping_rules_are_read_with_their_settings_and_written_out() -> None:

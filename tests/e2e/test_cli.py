@@ -36,6 +36,16 @@ def test_a_run_tells_each_round_a_table_and_where_to_look(tmp_path: Path) -> Non
     assert "finished" in activebdl(tmp_path, "list", "runs").stdout
 
 
+def test_a_run_that_also_learns_from_the_pool_and_looks_at_items_from_several_views(tmp_path: Path) -> None:
+    switches = ["posterior.training.pseudo_labels=true", "pretraining.steps=20", "views=3", "start=k_means"]
+    options = [word for switch in switches for word in ("--set", switch)]
+    first = activebdl(tmp_path, "run", "digits-small", "--name", "mine", *options, *QUICK).stdout
+    assert "3 rounds from 20 to 60 labels" in first
+    more = activebdl(tmp_path, "resume", "mine", "--no-mlflow").stdout
+    rows = [line for line in first.splitlines() if re.match(r" +\d+ +\d+\.\d\d % ", line)]
+    assert len(rows) == 3 and all(row in more for row in rows)
+
+
 def test_a_second_run_of_the_same_name_leaves_the_first_alone(tmp_path: Path) -> None:
     for _ in range(2):
         activebdl(tmp_path, "run", "digits-small", "--strategy", "random", "--name", "mine", *QUICK)
