@@ -10,7 +10,7 @@ The CNN of the BatchBALD paper, 500 labels of MNIST, 800 steps of 64 with AdamW,
 number of steps, optimiser and schedule for all, but BaaL, which has no schedule for each step, keeps the rate constant.
 With fewer labels than a batch has items, a batch of the others has all labels once, and ours some of them twice.
 Ours comes as it is by default, with `masks_per_batch: 2` or 4, with `precision: bfloat16`, and with 2 masks and
-bfloat16. With `--augment` it has the augmentation of the preset mnist-batchbald, and is alone, for the others have none.
+bfloat16. With `--augment` it has the augmentation of the preset mnist-batchbald, and is alone: the others have none.
 
 Each has a process of its own (ours tells the C library to keep memory, which the others would profit from), and a fit
 of each takes turns with the others, with seeds of its own. The table has medians of the seconds, means of the

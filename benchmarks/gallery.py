@@ -4,7 +4,7 @@
     python benchmarks/gallery.py --runs runs/gallery --table
 
 Strategies: 20 to 100 labels, 20 at a time, from the whole pool of 60,000, 20 draws of the posterior, the network and
-the training of the preset mnist-batchbald, one seed; each in a process of its own, whose peak memory is read at its end.
+the training of the preset mnist-batchbald, one seed; each in a process of its own, whose peak memory is read.
 Starts: accuracy at 20 labels. What is for numbers, or needs costs, has no place on MNIST.
 """
 

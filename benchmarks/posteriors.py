@@ -3,9 +3,9 @@
     python benchmarks/posteriors.py --out posteriors.csv        # goes on where it stopped
     python benchmarks/posteriors.py --out posteriors.csv --table
 
-MNIST, random labels (those of 20 are among those of 100), the network and the training of the preset mnist-batchbald, each
-method with its own defaults otherwise. Out of distribution: the Fashion-MNIST test images, told from MNIST's by the
-entropy of the predictive.
+MNIST, random labels (those of 20 are among those of 100), the network and the training of the preset mnist-batchbald,
+each method with its own defaults otherwise. Out of distribution: the Fashion-MNIST test images, told from MNIST's by
+the entropy of the predictive.
 """
 
 import argparse

@@ -3,8 +3,8 @@
     python benchmarks/race.py                                    # 20, 100 and 500 labels, 100 trials each
     python benchmarks/race.py --labels 100 --heats 10:.2,30:.05 --precision bfloat16
 
-MNIST, the network and the training of the preset mnist-batchbald, items labelled at random. A posterior is fitted once for
-each number of labels and drawn from some more times than a trial needs; a trial takes its K draws out of these, and
+MNIST, the network and the training of the preset mnist-batchbald, items labelled at random. A posterior is fitted once
+for each number of labels and drawn from some more times than a trial needs; a trial takes its K draws out of these, and
 the first of them for the heats, as the cycle does. It compares the race's top Q of BALD with that of all K draws of
 the whole pool. "total" is the sum of their scores as a share of the best Q; "samples" says how many times fewer items
 times draws were looked at; "seconds" is how many times faster a whole query was, full and raced in turns.

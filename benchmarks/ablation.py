@@ -1,0 +1,105 @@
+"""What each part of the recipe of mnist-1000 gives: one change at a time, random beside it each time.
+
+    python -m benchmarks.ablation --runs runs/ablation                  # hours on two cores; goes on where it stopped
+    python -m benchmarks.ablation --runs runs/ablation --only recipe,affine
+    python -m benchmarks.ablation --runs runs/ablation --table          # of what is there
+
+The recipe was chosen by such runs, and the test set has no part in them: MNIST's last 10,000 training images stand in
+for it, and the pool is the other 50,000 (`dataset.tuning`). From 20 to 300 labels, strategies see 10,000 random items.
+"""
+
+import argparse
+import csv
+import statistics
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from activebdl.metrics import labels_to_accuracy
+from activebdl.spec import RunSpec, read_spec
+from activebdl.sweep import compare, comparison_folder
+from activebdl.sweep._processes import Processes
+
+COUNTS = [20, 40, 60, 100, 150, 220, 300]
+TOLD = (60, 100, 300)
+POWER_BALD: dict[str, Any] = {"name": "power_bald", "beta": 4}
+
+CHANGES: dict[str, dict[str, Any]] = {
+    "recipe": {},
+    "no augmentation": {"posterior.training.augmentation": None},
+    "affine maps alone": {"posterior.training.augmentation": "affine"},
+    "affine maps and bent lines": {"posterior.training.augmentation": "elastic"},
+    "network of BatchBALD": {"network": {"name": "batchbald_cnn", "dropout": 0.5}},
+    "dropout .5": {"network.dropout": 0.5},
+    "random start": {"start": "random"},
+    "twice the steps": {"posterior.training.steps": 800, "posterior.training.steps_per_label": 1.0},
+    "three networks": {"posterior.name": "ensemble", "posterior.members": 3, "posterior.dropout": True},
+    "five views": {"views": 5},
+    "pseudo-labels": {"posterior.training.pseudo_labels": True},
+    "pretraining": {"pretraining": True},
+}
+"""By name, what differs from the preset. Strategies are compared under the recipe itself."""
+
+STRATEGIES: list[Any] = [POWER_BALD, {"name": "power_bald", "beta": 1}, "bald", "power_margin", "badge", "random"]
+
+
+def spec_of(name: str, seeds: int) -> RunSpec:
+    """The recipe with that change."""
+    changes = {
+        "experiment": f"mnist-ablation {name}",
+        "dataset.tuning": True,
+        "counts": COUNTS,
+        "candidates": 10_000,
+        "keep_model": False,
+        "compare.strategies": STRATEGIES if name == "recipe" else [POWER_BALD, "random"],
+        "compare.seeds": list(range(seeds)),
+        **CHANGES[name],
+    }
+    return read_spec("mnist-1000", changes)
+
+
+def table(folder: Path) -> str:
+    """Of each change and strategy, over the seeds, as Markdown."""
+    heads = [f"{count} labels" for count in TOLD]
+    lines = [f"| change | strategy | seeds | {' | '.join(heads)} | to 95 % | to 98 % |", "|---" * 8 + "|"]
+    for name in CHANGES:
+        file = folder / name.replace(" ", "-") / "curves.csv"
+        runs: dict[str, dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
+        for row in csv.DictReader(file.open()) if file.exists() else ():
+            runs[row["strategy"]][row["seed"]][int(row["n_labels"])] = float(row["accuracy"])
+        lines += [_line(name, strategy, list(seeds.values())) for strategy, seeds in runs.items()]
+    return "\n".join(lines)
+
+
+def _line(name: str, strategy: str, curves: Sequence[dict[int, float]]) -> str:
+    cells = [name, strategy, str(len(curves))]
+    for count in TOLD:
+        values = [100 * curve[count] for curve in curves]
+        spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+        cells.append(f"{statistics.fmean(values):.2f}{spread}")
+    for target in (0.95, 0.98):
+        labels = [labels_to_accuracy(list(curve), list(curve.values()), target) for curve in curves]
+        cells.append(" / ".join(str(count or "never") for count in labels))
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> None:
+    """Runs what has not been run, and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, default=Path("runs/ablation"))
+    parser.add_argument("--only", default=",".join(CHANGES), help="changes, with commas between them")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--table", action="store_true", help="only print what is there")
+    arguments = parser.parse_args()
+    if not arguments.table:
+        for name in arguments.only.split(","):
+            spec = spec_of(name, arguments.seeds)
+            folder = comparison_folder(spec, arguments.runs, name.replace(" ", "-"))
+            compare(spec, folder, executor=Processes(arguments.jobs))
+    print(table(arguments.runs))
+
+
+if __name__ == "__main__":
+    main()
