@@ -42,7 +42,7 @@ agrees: $(STAMP)
 	    { echo "$(VENV) has Python $$there, and $(PYTHON) is $$asked: make clean first, or name another VENV"; exit 1; }
 
 mnist: setup  ## the main job: power-BALD beside random on MNIST, from 20 to 1,000 labels
-	@$(BIN)/activebdl compare mnist-1000
+	@$(BIN)/activebdl compare mnist-1000 --jobs $(JOBS)
 
 test: setup  ## the tests, JOBS of them at a time
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) --dist worksteal
