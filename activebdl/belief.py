@@ -110,9 +110,19 @@ class Learner:
             training.check_likelihood(likelihood)
         if self.pretraining is not None:
             LastLayer.of(module, self.example)
+        self._check_augmentations(training)
         if self.views is not None:
             self.views.check(self.example)
         return module
+
+    def _check_augmentations(self, training: object) -> None:
+        """Tries them on two items."""
+        pseudo_labels = getattr(training, "pseudo_labels", None)
+        for what in (training, pseudo_labels, self.pretraining):
+            augmentation = getattr(what, "augmentation", None)
+            if augmentation is not None:
+                x = self.dataset.pool[torch.tensor([0, 0])].to(self.device).float()
+                augmentation(x, torch.Generator().manual_seed(0))
 
 
 class Belief:
@@ -139,6 +149,7 @@ class Belief:
     def posterior(self) -> Posterior:
         """fit, on a fresh network."""
         learner = self.learner
+        fresh = learner.fresh
         begin = time.perf_counter()
         inputs, labels = learner.dataset.pool[self.ids].to(learner.device), self.task.labels.to(learner.device)
         rest = Unlabelled(learner.dataset.pool, self.unlabelled)
@@ -146,7 +157,7 @@ class Belief:
         rng = generator(learner.seed, self.round, "fit")
         with learner.progress("fit", learner.method.steps(len(labelled))) as advance:
             try:
-                posterior = learner.method.fit(learner.fresh, labelled, generator=rng, on_step=lambda: advance(1))
+                posterior = learner.method.fit(fresh, labelled, generator=rng, on_step=lambda: advance(1))
             except UserError as error:
                 raise UserError(f"{type(learner.method).__name__}, {len(labelled)} labels: {error}") from error
         self.fit_seconds = time.perf_counter() - begin

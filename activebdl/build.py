@@ -4,7 +4,8 @@ import dataclasses
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, cast, get_args, get_type_hints
+from types import UnionType
+from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from pydantic import TypeAdapter, ValidationError
 from torch import nn
@@ -124,9 +125,9 @@ def make_candidates(spec: RunSpec) -> Candidates:
 
 def make_views(spec: RunSpec) -> Views | None:
     """From where items are looked at."""
-    if spec.views is None:
-        return None
-    return _from_options(Views, {"count": spec.views} if isinstance(spec.views, int) else spec.views, "setting 'views'")
+    if isinstance(spec.views, dict):
+        return _from_options(Views, spec.views, "setting 'views'")
+    return Views.of(spec.views)
 
 
 def make_pretraining(spec: RunSpec) -> SimCLR | None:
@@ -193,7 +194,7 @@ def resolved(spec: RunSpec) -> RunSpec:
             "scoring": spec.scoring if spec.scoring == "full" else plain(make_scoring(spec)),
             "candidates": spec.candidates if isinstance(spec.candidates, int | None) else plain(make_candidates(spec)),
             "pretraining": False if spec.pretraining is False else plain(make_pretraining(spec)),
-            "views": None if spec.views is None else plain(make_views(spec)),
+            "views": None if (views := make_views(spec)) is None else plain(views),
             "stop": tuple(_resolved_rule(named) for named in spec.stop),
             "counts": spec.label_counts(),
         }
@@ -228,7 +229,9 @@ def _from_options(cls: type[D], options: Mapping[str, Any], where: str) -> D:
         elif hints[key] == tuple[StoppingRule, ...]:
             values[key] = _rules(value, f"'{key}' of the {where}")
         elif hints[key] in (Augmentation, Augmentation | None):
-            values[key] = _augmentation(value)
+            values[key] = _augmentation(value, _default(cls, key))
+            if values[key] is None and hints[key] == Augmentation:
+                raise UserError(f"'{key}' of the {where} cannot be left out.")
         else:
             values[key] = _checked(hints[key], value, f"'{key}' of the {where}")
     for field in fields:
@@ -246,7 +249,8 @@ def _from_options(cls: type[D], options: Mapping[str, Any], where: str) -> D:
 
 def _dataclass_of(hint: Any) -> type[Any] | None:
     """The dataclass that a hint asks for, as it is or with ``| None``."""
-    options = [part for part in (get_args(hint) or (hint,)) if part is not type(None)]
+    parts = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    options = [part for part in parts if part is not type(None)]
     return options[0] if len(options) == 1 and dataclasses.is_dataclass(options[0]) else None  # pyright: ignore[reportReturnType]
 
 
@@ -285,13 +289,20 @@ def _checked(hint: Any, value: Any, where: str) -> Any:
         raise UserError(f"{where}: {message[:1].lower()}{message[1:]}, not {value!r}.") from None
 
 
-def _augmentation(given: object) -> Augmentation | None:
-    """None, a name, or a name with options; options alone are those of affine maps."""
+def _default(cls: type[Any], key: str) -> object:
+    """What a field is when nobody says."""
+    field = next(field for field in dataclasses.fields(cls) if field.name == key)
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
+
+
+def _augmentation(given: object, default: object) -> Augmentation | None:
+    """None, a name, or a name with options; options alone are those of the default, or of affine maps."""
     if given is None or callable(given):
         return given  # pyright: ignore[reportReturnType]
     if not isinstance(given, str | Mapping):
         raise UserError(f"The augmentation is a name ({', '.join(AUGMENTATIONS)}), or null for none, not {given!r}.")
-    named = Named.model_validate(given if isinstance(given, str) else {"name": "affine", **given})
+    usual = next((name for name, cls in AUGMENTATIONS.items() if type(default) is cls), "affine")
+    named = Named.model_validate(given if isinstance(given, str) else {"name": usual, **given})
     if named.name not in AUGMENTATIONS:
         raise UserError(f"Unknown augmentation '{named.name}'. Known: {', '.join(AUGMENTATIONS)}; or null for none.")
     return _from_options(AUGMENTATIONS[named.name], named.options, f"augmentation '{named.name}'")

@@ -12,6 +12,7 @@ same lines start a run and resume it. A stopping rule, asked after each round, m
 import contextlib
 import itertools
 import math
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -57,6 +58,10 @@ _ONCE: dict[str, object] = {
     "scoring": "full", "candidates": None, "stop": None, "validation": 0, "stop_set": None, "views": None,
     "pretraining": None,
 }  # fmt: skip
+
+
+# Settings that an older journal does not name, at what they are by default.
+_SINCE = (", pseudo_labels=None", ", flip=0.0")
 
 
 class ActiveLearning:
@@ -140,7 +145,7 @@ class ActiveLearning:
         self.progress = progress if watches is None else together(progress, watches)
         method: InferenceMethod = MCDropout() if posterior is None else posterior
         self.shards = Shards(shards) if isinstance(shards, int) else shards
-        self.views = Views(views) if isinstance(views, int) else views
+        self.views = Views.of(views)
         self.learner = Learner(
             dataset, network, method, seed, self.device, chunk, self.progress, self.shards, self.views, pretraining
         )
@@ -228,6 +233,7 @@ class ActiveLearning:
         quantity = min(quantity, len(affordable))
         if quantity == 0:
             return None
+        _ = self.learner.fresh  # pretrain, before the first label is asked for
         strategy = {VALIDATION: resolve("random"), 0: self.starter}.get(round, self.strategy)
         again = f" again {attempt}" if attempt else ""
         data = self.dataset
@@ -369,8 +375,17 @@ class ActiveLearning:
             return
         for key, value in identity.items():
             was = known.get(key, _ONCE.get(key, value))
-            if was != value:
+            if _settings(was) != _settings(value):
                 raise UserError(
                     f"The journal is of another run: its {key} is {was}, not {value}. "
                     "Give this run a journal of its own."
                 )
+
+
+def _settings(told: object) -> object:
+    """Without what an older journal does not name, and without where in memory a function of one's own lies."""
+    if not isinstance(told, str):
+        return told
+    for setting in _SINCE:
+        told = told.replace(setting, "")
+    return re.sub(r" at 0x[0-9a-f]+", "", told)

@@ -60,7 +60,8 @@ class Predictor:
         Returns:
             Of classes: "probabilities" ``[B, C]``, "label" ``[B]``, the most probable class from 0 on, "confidence",
             its probability, "entropy" of the probabilities, and "mutual_information" of label and weights, the part of
-            it that more labels take away. Of numbers: "mean", "sd", and the parts of the variance ``sd ** 2``,
+            it that more labels take away; with `views`, of label and weights and view. Of numbers: "mean", "sd", and
+            the parts of the variance ``sd ** 2``,
             "aleatoric" and "epistemic"; the latter is what more labels take away.
 
         Raises:

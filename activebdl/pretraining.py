@@ -9,35 +9,35 @@ of its item. Every fit then begins with these weights, all but those of the last
 B: items of a batch, D: features, P: dimensions of the projection.
 """
 
+import contextlib
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+import logging
+import pickle
+import re
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from filelock import FileLock
 from torch import Tensor, nn
 
-from activebdl.data.augment import Augmentation, Elastic
+from activebdl.data.augment import Augmentation, strong
 from activebdl.data.dataset import ActiveDataset
-from activebdl.data.inputs import Inputs
 from activebdl.errors import UserError
 from activebdl.files import cache_folder, writing_safely
+from activebdl.modes import evaluating
 from activebdl.posteriors._last_layer import LastLayer
 from activebdl.progress import Advance
-from activebdl.randomness import global_rng_from, global_rng_kept
+from activebdl.randomness import global_rng_from
 from activebdl.training import lay_out
-
-LOOK = 50
-"""Steps after which the loss is looked at again."""
 
 SAMPLE = 1000
 """Items of a pool by which it is known again."""
 
-
-def strong() -> Elastic:
-    """Far enough that only what makes an image that image remains."""
-    return Elastic(rotation=20, shift=0.1, scale=0.2, shear=0.25)
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class SimCLR:
 
     Args:
         steps: Optimiser steps.
-        batch_size: B; the more there are, the more each image has to be told from.
+        batch_size: B, or the whole pool where it is smaller; the more there are, the more each image is told from.
         learning_rate: The highest of a one-cycle schedule of AdamW.
         temperature: tau; lower looks at the most alike among the others.
         projection: P.
@@ -103,45 +103,39 @@ class SimCLR:
             width = layer.in_features
             head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, self.projection)).to(device)
             read: list[Tensor] = []
-            handle = layer.register_forward_pre_hook(lambda _, args: read.append(args[0]))
-
-            def project(x: Tensor) -> Tensor:
-                read.clear()
-                module(dataset.normalise(x).contiguous(memory_format=layout))
-                return head(read[0])
-
+            handle = layer.register_forward_pre_hook(
+                lambda _, args, kwargs: read.append(args[0] if args else kwargs["input"]), with_kwargs=True
+            )
             module.train()
-            self._optimise(
-                [*module.parameters(), *head.parameters()], project, dataset.pool, device, generator, advance
+            parameters = [*module.parameters(), *head.parameters()]
+            optimizer = torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=1e-4, fused=True)
+            schedule = torch.optim.lr_scheduler.OneCycleLR(
+                optimizer, self.learning_rate, total_steps=max(self.steps, 2) + 1
             )
+            for ids in islice(_batches(len(dataset.pool), self.batch_size, generator), self.steps):
+                x = dataset.pool[ids].to(device).float()
+                both = torch.cat([self.augmentation(x, generator), self.augmentation(x, generator)])
+                read.clear()
+                module(dataset.normalise(both).contiguous(memory_format=layout))
+                optimizer.zero_grad(set_to_none=True)
+                contrastive_loss(head(read[0]), self.temperature).backward()
+                optimizer.step()
+                schedule.step()
+                advance(1)
             handle.remove()
-        return {key: value.cpu() for key, value in module.state_dict().items() if not key.startswith(f"{last}.")}
+        prefix = f"{last}." if last else ""
+        weights = {key: value.cpu() for key, value in module.state_dict().items() if not key.startswith(prefix)}
+        if not all(bool(torch.isfinite(value).all()) for value in weights.values()):
+            raise UserError("The weights of the pretraining became NaN or infinite: lower its learning rate.")
+        return weights
 
-    def _optimise(
-        self,
-        parameters: Sequence[Tensor],
-        project: Callable[[Tensor], Tensor],
-        pool: Inputs,
-        device: torch.device,
-        rng: torch.Generator,
-        advance: Advance,
-    ) -> None:
-        optimizer = torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=1e-4, fused=True)
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, self.learning_rate, total_steps=self.steps + 1, pct_start=0.1
-        )
-        for step in range(self.steps):
-            x = pool[torch.randint(len(pool), (self.batch_size,), generator=rng)].to(device).float()
-            loss = contrastive_loss(
-                project(torch.cat([self.augmentation(x, rng), self.augmentation(x, rng)])), self.temperature
-            )
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            advance(1)
-            if step % LOOK == 0 and not bool(torch.isfinite(loss)):
-                raise UserError(f"The loss of the pretraining became {loss.item()}: lower its learning rate.")
+
+def _batches(count: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """Ids without end, each batch of other items: shuffled epochs, whose rest is left out."""
+    size = min(size, count)
+    while True:
+        order = torch.randperm(count, generator=generator)
+        yield from order[: count // size * size].split(size)
 
 
 def contrastive_loss(z: Tensor, temperature: float) -> Tensor:
@@ -195,27 +189,61 @@ def pretrained(
     Raises:
         UserError: As for `SimCLR.fit`.
     """
-    folder = cache_folder() / "pretrained"
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"{_digest(network, dataset, settings, device, seed)}.pt"
-    with FileLock(path.with_suffix(".lock")):
-        if path.exists():
+    path = cache_folder() / "pretrained" / f"{_digest(network, dataset, settings, device, seed)}.pt"
+    with _locked(path):
+        known = _read(path)
+        if known is not None:
             advance(settings.steps)
-            return Pretrained(network, torch.load(path, weights_only=True))
+            return Pretrained(network, known)
         weights = settings.fit(network, dataset, device, generator=generator, advance=advance)
-        with writing_safely(path) as file:
-            torch.save(weights, file)
+        try:
+            with writing_safely(path) as file:
+                torch.save(weights, file)
+        except OSError as error:
+            _log.warning("what was learned from the pool is not kept for the next run: %s", error)
     return Pretrained(network, weights)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Generator[None]:
+    """One process at a time; without a lock where no file can be made."""
+    lock = FileLock(path.with_suffix(".lock"))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError:
+        yield
+        return
+    with lock:
+        lock.release()  # once for each time that it was taken
+        yield
+
+
+def _read(path: Path) -> dict[str, Tensor] | None:
+    """What was kept; None where there is nothing, or nothing that can be read."""
+    try:
+        return torch.load(path, weights_only=True)
+    except FileNotFoundError:
+        return None
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        _log.warning("'%s' cannot be read, and is learned again: %s", path, error)
+        return None
 
 
 def _digest(
     network: Callable[[], nn.Module], dataset: ActiveDataset, settings: SimCLR, device: torch.device, seed: int
 ) -> str:
     """Of all that decides what is learned; of the pool, some of its items."""
-    ids = torch.linspace(0, len(dataset.pool) - 1, min(SAMPLE, len(dataset.pool))).long()
+    count = len(dataset.pool)
+    ids = torch.arange(min(SAMPLE, count)) * count // min(SAMPLE, count)
     seen = hashlib.blake2b(dataset.pool[ids].contiguous().numpy().tobytes(), digest_size=16)
-    with global_rng_kept(device):
-        architecture = str(network())
-    told = (architecture, len(dataset.pool), repr(dataset.normalise), repr(settings), device.type, seed)
+    with global_rng_from(torch.Generator().manual_seed(0), device):  # a network's code cannot be seen, what it does can
+        module = network()
+    with evaluating(module), torch.no_grad():
+        does = module(dataset.normalise(dataset.pool[ids[:1].repeat(2)]))
+    for value in (*module.state_dict().values(), does):
+        seen.update(value.detach().float().cpu().contiguous().numpy().tobytes())
+    how = re.sub(r" at 0x[0-9a-f]+", "", repr(settings))  # where a function of one's own lies in memory
+    told = (str(module), count, repr(dataset.normalise), how, device.type, seed, torch.get_num_threads())
     seen.update(repr((*told, torch.__version__)).encode())
     return seen.hexdigest()

@@ -15,14 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from activebdl.data.augment import Augmentation, Elastic
+from activebdl.data.augment import Augmentation, strong
 from activebdl.data.dataset import Labelled
 from activebdl.errors import UserError
-
-
-def stronger() -> Elastic:
-    """About twice as far as an image is changed in training."""
-    return Elastic(rotation=20, shift=0.1, scale=0.2, shear=0.25)
+from activebdl.modes import evaluating
 
 
 @dataclass(frozen=True)
@@ -41,11 +37,11 @@ class PseudoLabels:
     threshold: float = 0.95
     weight: float = 1.0
     after: float = 0.15
-    augmentation: Augmentation | None = field(default_factory=stronger)
+    augmentation: Augmentation | None = field(default_factory=strong)
 
     def __post_init__(self) -> None:
-        if self.items < 1:
-            raise UserError(f"Pseudo-labels take at least 1 item of the pool in a step, not {self.items}.")
+        if self.items < 2:  # batch norm has no statistics of one
+            raise UserError(f"items of the pool in a step are at least 2, not {self.items}.")
         if not (0 <= self.threshold <= 1 and 0 <= self.after < 1 and self.weight >= 0):
             raise UserError(
                 "threshold is a probability from 0 to 1, after a share below 1, and weight not negative; "
@@ -56,7 +52,7 @@ class PseudoLabels:
         """The second term of L for one step, with gradients.
 
         Args:
-            module: In train mode, and left so.
+            module: In whatever mode it is trained; it is left so.
             labelled: Whose pool the items come from.
             layout: In which the module reads images.
             rng: Of the choice of items, and of the augmentation.
@@ -67,12 +63,10 @@ class PseudoLabels:
         if len(pool.ids) == 0:
             return torch.zeros((), device=labelled.device)
         u = pool.some(self.items, rng).to(labelled.device).float()
-        module.eval()
-        with torch.no_grad():
+        with evaluating(module), torch.no_grad():
             guesses = module(labelled.normalise(u).contiguous(memory_format=layout)).float().softmax(dim=1)
-        module.train()
         sure, classes = guesses.max(dim=1)
-        # Also those of which it is not sure go through the network: batch norm is to see the pool as it is.
+        # Also those of which it is not sure go through the network: batch norm is to see all kinds of items.
         bent = u if self.augmentation is None else self.augmentation(u, rng)
         outputs = module(labelled.normalise(bent).contiguous(memory_format=layout))
         surprise = F.cross_entropy(outputs.float(), classes, reduction="none")

@@ -30,6 +30,7 @@ from activebdl.report import Curve, curve_of
 from activebdl.rounds import Round
 from activebdl.run_folders import JOURNAL, SPEC_FILE, spec_of
 from activebdl.spec import Named, RunSpec, spec_text
+from activebdl.training import Training
 
 TrackRound = Callable[[ActiveDataset, Round], object]
 """Told each round, those before a resume too."""
@@ -172,8 +173,21 @@ def _what(cycle: ActiveLearning) -> str:
     data, counts = cycle.dataset, cycle.counts
     return (
         f"pool {len(data.pool):,}, test {len(data.test):,}, {len(counts)} rounds from {counts[0]:,} to "
-        f"{counts[-1]:,} labels, on {describe(cycle.device)}{_sees(cycle)}{_may_end(cycle)}"
+        f"{counts[-1]:,} labels, on {describe(cycle.device)}{_learns(cycle)}{_sees(cycle)}{_may_end(cycle)}"
     )
+
+
+def _learns(cycle: ActiveLearning) -> str:
+    """What a run makes of the pool without labels, and from where it looks at items."""
+    learner = cycle.learner
+    training = getattr(learner.method, "training", None)
+    guesses = isinstance(training, Training) and training.pseudo_labels is not None
+    learned = [
+        *(["features learned from the pool before the first label"] if learner.pretraining is not None else []),
+        *(["pseudo-labels of the pool in every fit"] if guesses else []),
+        *([f"items predicted from {cycle.views.count} views"] if cycle.views is not None else []),
+    ]
+    return f"\n  {', '.join(learned)}" if learned else ""
 
 
 def _sees(cycle: ActiveLearning) -> str:

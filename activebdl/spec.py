@@ -98,8 +98,8 @@ class RunSpec(BaseModel):
     pretraining: bool | dict[str, Any] = Field(
         False, description="features learned from the pool before any label (SimCLR): true, or its settings"
     )
-    views: int | dict[str, Any] | None = Field(
-        None, description="test-time augmentation: null for none, a number of views, or {count, augmentation, scoring}"
+    views: bool | int | dict[str, Any] | None = Field(
+        None, description="test-time augmentation: true, a number of views, or {count, augmentation, scoring}"
     )
     stop: tuple[Named, ...] = Field((), description="stopping rules, of which any may end the run early")
     validation: int = Field(0, ge=0, description="labels no network is trained on; they count in the budget")
@@ -276,6 +276,8 @@ def _change(tree: dict[str, Any], keys: Sequence[str], value: Any) -> None:
         inner = at.get(key)
         if isinstance(inner, str):  # a bare name that is given options now
             inner = {"name": inner}
+        if isinstance(inner, int | float | list) and not isinstance(inner, bool):
+            raise UserError(f"'{'.'.join(keys)}' cannot be set: '{key}' is {inner}, and has no settings.")
         at[key] = inner = cast(dict[str, Any], inner) if isinstance(inner, dict) else {}
         at = inner
     at[last] = value

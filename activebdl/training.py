@@ -46,7 +46,7 @@ class Training:
             slow on others; the weights, their updates and the loss of the outputs stay in float32 (Kalamkar et al.
             2019, "A Study of BFLOAT16 for Deep Learning Training").
         pseudo_labels: Semi-supervised training: the pool takes part, by what the network guesses of it; None leaves it
-            out. A step then costs about twice as much.
+            out. A step then costs two to three times as much.
     """
 
     steps: int = 800
@@ -147,7 +147,8 @@ def optimise(
         generator: Of the order of batches, and of augmentation.
         objective: What is minimised; the mean negative log-likelihood when not given.
         optimizer: In place of the one that ``training`` names.
-        done: Steps of the fit before these, for the sentence that names a step.
+        done: Steps of the fit before these: the sentence that names a step counts them, and pseudo-labels need no
+            further steps without them.
         on_step: Called after every step.
 
     Returns:
@@ -158,6 +159,7 @@ def optimise(
     """
     if len(labelled) == 0:
         raise UserError("There is nothing to fit to: not one item is labelled.")
+    training.check_likelihood(labelled.likelihood)
     keep_freed_memory()
     steps = training.total_steps(len(labelled))
     layout = lay_out(module, labelled.normalise(labelled.inputs[:1].float()))
@@ -175,7 +177,7 @@ def optimise(
         x = labelled.normalise(x).contiguous(memory_format=layout)
         with multiplying_in(training.precision, labelled.device):
             loss = objective(module, x, labelled.labels[batch], step)
-            if guessing is not None and step >= guessing.after * steps:
+            if guessing is not None and (done > 0 or step >= guessing.after * steps):
                 loss = loss + guessing.loss(module, labelled, layout, generator)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

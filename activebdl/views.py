@@ -31,8 +31,9 @@ class Views:
     """How items are looked at when they are predicted.
 
     Args:
-        count: V. Fewer draws than this leave out the last of them.
-        augmentation: Of the views but the first; a map of images that knows no item from another.
+        count: V. Fewer draws than this leave out the last of them; of an ensemble of M, V M draws see every member from
+            every view.
+        augmentation: Of the views but the first; a map of where pixels come from, see `Augmentation`.
         scoring: Whether strategies look so too, or predictions alone do.
     """
 
@@ -43,6 +44,13 @@ class Views:
     def __post_init__(self) -> None:
         if self.count < 1:
             raise UserError(f"Items are looked at from at least 1 view, not {self.count}.")
+
+    @staticmethod
+    def of(given: "int | Views | None") -> "Views | None":
+        """As many views as that, or true for as many as there are by default; None, or false, for none."""
+        if isinstance(given, bool):
+            return Views() if given else None
+        return Views(given) if isinstance(given, int) else given
 
     def check(self, example: Tensor) -> None:
         """Refuses items that the augmentation cannot treat, before any label is asked for.

@@ -27,15 +27,15 @@ POWER_BALD: dict[str, Any] = {"name": "power_bald", "beta": 4}
 
 CHANGES: dict[str, dict[str, Any]] = {
     "recipe": {},
-    "no augmentation": {"posterior.training.augmentation": None},
-    "affine maps alone": {"posterior.training.augmentation": "affine"},
-    "affine maps and bent lines": {"posterior.training.augmentation": "elastic"},
-    "network of BatchBALD": {"network": {"name": "batchbald_cnn", "dropout": 0.5}},
-    "dropout .5": {"network.dropout": 0.5},
-    "random start": {"start": "random"},
-    "twice the steps": {"posterior.training.steps": 800, "posterior.training.steps_per_label": 1.0},
-    "three networks": {"posterior.name": "ensemble", "posterior.members": 3, "posterior.dropout": True},
-    "five views": {"views": 5},
+    "no-augmentation": {"posterior.training.augmentation": None},
+    "affine": {"posterior.training.augmentation": "affine"},
+    "elastic": {"posterior.training.augmentation": "elastic"},
+    "batchbald-cnn": {"network": {"name": "batchbald_cnn", "dropout": 0.5}},
+    "dropout-half": {"network.dropout": 0.5},
+    "random-start": {"start": "random"},
+    "twice-the-steps": {"posterior.training.steps": 800, "posterior.training.steps_per_label": 1.0},
+    "three-networks": {"posterior.name": "ensemble", "posterior.members": 3, "posterior.dropout": True},
+    "five-views": {"views": 5},
     "pseudo-labels": {"posterior.training.pseudo_labels": True},
     "pretraining": {"pretraining": True},
 }
@@ -64,7 +64,7 @@ def table(folder: Path) -> str:
     heads = [f"{count} labels" for count in TOLD]
     lines = [f"| change | strategy | seeds | {' | '.join(heads)} | to 95 % | to 98 % |", "|---" * 8 + "|"]
     for name in CHANGES:
-        file = folder / name.replace(" ", "-") / "curves.csv"
+        file = folder / name / "curves.csv"
         runs: dict[str, dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
         for row in csv.DictReader(file.open()) if file.exists() else ():
             runs[row["strategy"]][row["seed"]][int(row["n_labels"])] = float(row["accuracy"])
@@ -93,10 +93,13 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--table", action="store_true", help="only print what is there")
     arguments = parser.parse_args()
+    wanted = arguments.only.split(",")
+    if unknown := set(wanted) - set(CHANGES):
+        parser.error(f"there is no {', '.join(sorted(unknown))}; known: {', '.join(CHANGES)}")
     if not arguments.table:
-        for name in arguments.only.split(","):
+        for name in wanted:
             spec = spec_of(name, arguments.seeds)
-            folder = comparison_folder(spec, arguments.runs, name.replace(" ", "-"))
+            folder = comparison_folder(spec, arguments.runs, name)
             compare(spec, folder, executor=Processes(arguments.jobs))
     print(table(arguments.runs))
 

@@ -1,6 +1,7 @@
 """The contrastive loss against its equation, what it teaches, and where its weights go."""
 
 import math
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from activebdl import (
     ActiveLearning,
     Affine,
     MCDropout,
+    PseudoLabels,
     Query,
     SimCLR,
     Training,
@@ -153,6 +155,69 @@ def test_every_fit_begins_with_it() -> None:
         module: nn.Module = cycle.belief.posterior.module  # pyright: ignore
         learned = cycle.learner.fresh.weights  # pyright: ignore
         torch.testing.assert_close(module.get_parameter("4.weight"), learned["4.weight"], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_a_run_that_is_stopped_goes_on_as_if_it_had_not_been(tmp_path: Path, own_cache: Path, kept: bool) -> None:
+    training = Training(steps=12, batch_size=8, pseudo_labels=PseudoLabels(items=8))
+
+    def cycle(journal: Path | None) -> ActiveLearning:
+        return ActiveLearning(
+            data(), net, counts=[6, 9, 12], posterior=MCDropout(training), strategy="bald", start="k_means", draws=4,
+            test_draws=4, journal=journal, pretraining=settings(), views=2,
+        )  # fmt: skip
+
+    whole = list(cycle(None))
+    next(iter(cycle(tmp_path / "journal.sqlite")))
+    if not kept:
+        shutil.rmtree(own_cache)
+    again = list(cycle(tmp_path / "journal.sqlite"))
+    for one, other in zip(whole, again, strict=True):
+        assert one.ids == other.ids and one.scores == other.scores and one.metrics == other.metrics
+
+
+def test_a_file_that_cannot_be_read_is_learned_again(own_cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    first = learn(data(), settings(), 0)
+    (file,) = own_cache.glob("*.pt")
+    for damage in (b"", b"no weights", file.read_bytes()[:1000]):
+        file.write_bytes(damage)
+        again = learn(data(), settings(), 0)
+        assert all(torch.equal(again.weights[name], value) for name, value in first.weights.items())
+    assert caplog.text.count("is learned again") == 3
+
+
+def test_without_a_place_for_a_cache_it_is_learned_all_the_same(own_cache: Path) -> None:
+    own_cache.parent.mkdir(parents=True)
+    own_cache.write_text("a file where the folder should be")
+    assert learn(data(), settings(), 0).weights
+
+
+def test_a_network_that_does_something_else_learns_by_itself(own_cache: Path) -> None:
+    class Scaled(nn.Sequential):
+        def __init__(self, by: float) -> None:
+            super().__init__(*net().children())
+            self.by = by
+
+        def forward(self, input: Tensor) -> Tensor:
+            return super().forward(input * self.by)
+
+    for by in (1.0, 2.0, 1.0):
+        pretrained(lambda by=by: Scaled(by), data(), settings(2), CPU, seed=0, generator=seeded(), advance=ignore)
+    assert len(list(own_cache.glob("*.pt"))) == 2
+
+
+@pytest.mark.parametrize("steps", [1, 2, 9, 10])
+def test_a_few_steps_will_do(steps: int) -> None:
+    told: list[int] = []
+    settings(steps).fit(net, data(40), CPU, generator=seeded(), advance=told.append)
+    assert sum(told) == steps
+
+
+def test_a_loss_that_runs_away_is_told_and_not_kept(own_cache: Path) -> None:
+    wild = SimCLR(20, batch_size=32, learning_rate=1e30, projection=8, augmentation=SHIFTS)
+    with pytest.raises(UserError, match="lower its learning rate"):
+        pretrained(net, data(), wild, CPU, seed=0, generator=seeded(), advance=ignore)
+    assert not list(own_cache.glob("*.pt"))
 
 
 @joint_strategy("test_pretraining_looks", needs=("items",))

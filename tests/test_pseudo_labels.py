@@ -3,6 +3,8 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -11,18 +13,26 @@ from torch import Tensor, nn
 
 import activebdl
 from activebdl import (
+    IVON,
+    MNF,
+    SWAG,
     ActiveDataset,
     ActiveLearning,
     Affine,
+    BayesByBackprop,
+    Ensemble,
     Labelled,
+    Laplace,
     MCDropout,
     Numbers,
     PseudoLabels,
     Training,
     UserError,
+    portable,
 )
 from activebdl.data.dataset import Normalise, Unlabelled
-from activebdl.likelihoods import Categorical
+from activebdl.likelihoods import Categorical, Gaussian
+from activebdl.posteriors import InferenceMethod
 from activebdl.posteriors.map import MAP
 from activebdl.training import train
 
@@ -136,19 +146,91 @@ def test_thirty_labels_of_digits_teach_more_with_the_pool_than_without() -> None
     assert min(gains) > 0.02, gains
 
 
-def test_before_their_time_the_fit_is_the_one_without_them() -> None:
-    x, y = rings(60)
-    labelled = Labelled(x[:20], y[:20], Categorical(2), Normalise(), Unlabelled(x, torch.arange(20, 60)))
-    late = PseudoLabels(after=0.99, augmentation=None, threshold=0.0)
+class Told:
+    """What was asked of an augmentation: when."""
 
-    def fitted(pseudo_labels: PseudoLabels | None) -> Tensor:
-        training = Training(steps=100, batch_size=8, schedule="constant", optimizer="sgd", pseudo_labels=pseudo_labels)
-        module = train(net, labelled, training, generator=seeded())
-        return torch.cat([p.flatten() for p in module.parameters()])
+    def __init__(self) -> None:
+        self.step, self.at = 0, list[int]()
 
-    plain, semi = fitted(None), fitted(late)
-    assert not torch.equal(plain, semi)  # the last step has them
-    torch.testing.assert_close(plain, semi, atol=0.05, rtol=0)
+    def __call__(self, x: Tensor, generator: torch.Generator) -> Tensor:
+        self.at.append(self.step)
+        return x
+
+    def on_step(self) -> None:
+        self.step += 1
+
+
+ALL: dict[str, Callable[[Training], InferenceMethod]] = {
+    "map": MAP,
+    "mc_dropout": MCDropout,
+    "mc_dropout, shared masks": lambda training: MCDropout(training, masks_per_batch=2),
+    "ensemble": lambda training: Ensemble(1, training=training),
+    "bayes_by_backprop": lambda training: BayesByBackprop(training=training),
+    "laplace": lambda training: Laplace(training=training),
+    "swag": lambda training: SWAG(training=training),
+    "ivon": lambda training: IVON(training=training),
+    "mnf": lambda training: MNF(training=training),
+}
+
+
+def digits() -> Labelled:
+    x, y = torch.randn(60, 6, generator=seeded()), torch.arange(60) % 2
+    return Labelled(x[:20], y[:20], Categorical(2), Normalise(), Unlabelled(x, torch.arange(20, 60)))
+
+
+class Listening(nn.Dropout):
+    """Dropout, and whether it dropped at each of its calls."""
+
+    dropped: ClassVar[list[bool]] = []
+
+    def forward(self, input: Tensor) -> Tensor:
+        self.dropped.append(self.training)
+        return super().forward(input)
+
+
+def listening() -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), Listening(0.2), nn.Linear(8, 2))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_each_posterior_begins_with_labels_alone_and_then_goes_on_with_the_pool(name: str) -> None:
+    told = Told()
+    training = Training(steps=40, batch_size=8, pseudo_labels=PseudoLabels(items=4, after=0.5, augmentation=told))
+    ALL[name](training).fit(listening, digits(), generator=seeded(), on_step=told.on_step)
+    assert told.at == list(range(told.at[0], 40))  # once a step, and never again without
+    assert 0 < told.at[0] <= 20
+
+
+@pytest.mark.parametrize("name", ["bayes_by_backprop", "ivon", "mnf", "swag", "mc_dropout"])
+def test_what_drops_in_a_fit_is_what_drops_without_the_pool(name: str) -> None:
+    def at_the_end(pseudo_labels: PseudoLabels | None) -> set[bool]:
+        Listening.dropped.clear()
+        training = Training(steps=40, batch_size=8, pseudo_labels=pseudo_labels)
+        seen: list[int] = []
+
+        def on_step() -> None:
+            seen.append(len(Listening.dropped))
+
+        ALL[name](training).fit(listening, digits(), generator=seeded(), on_step=on_step)
+        return set(Listening.dropped[seen[-4] : seen[-1]])
+
+    plain = at_the_end(None)
+    assert at_the_end(PseudoLabels(items=4, augmentation=None)) - {False} == plain - {False}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_what_is_kept_of_a_fit_holds_no_pool(name: str, tmp_path: Path) -> None:
+    pool = torch.randn(100_000, 6, generator=seeded())  # 2.4 MB
+    few = digits()
+    labelled = replace(few, unlabelled=Unlabelled(pool, torch.arange(len(pool))))
+    training = Training(steps=12, batch_size=8, pseudo_labels=PseudoLabels(items=4, augmentation=None))
+
+    def net() -> nn.Module:
+        return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 2))
+
+    posterior = ALL[name](training).fit(net, labelled, generator=seeded())
+    portable.save(posterior, tmp_path / "posterior")
+    assert (tmp_path / "posterior").stat().st_size < 1_000_000
 
 
 @pytest.mark.parametrize("method", [MAP, MCDropout])
@@ -163,6 +245,7 @@ def test_only_what_has_no_label_takes_part(method: Callable[[Training], MAP | MC
     data = ActiveDataset.from_arrays(x, torch.arange(30) % 2, x[:4], torch.tensor([0, 1, 0, 1]))
     training = Training(steps=200, batch_size=4, pseudo_labels=PseudoLabels(items=8, after=0, augmentation=look))
     cycle = ActiveLearning(data, net, counts=[14], posterior=method(training), strategy="random", validation=4)
+    seen.clear()  # it was tried on an item before
     list(cycle)
     assert cycle.belief is not None
     pool = cycle.belief.pool
@@ -189,7 +272,17 @@ def test_without_a_pool_there_is_nothing_to_guess() -> None:
         )
 
 
-@pytest.mark.parametrize("wrong", [{"items": 0}, {"threshold": 1.2}, {"weight": -1.0}, {"after": 1.0}])
+@pytest.mark.parametrize("wrong", [{"items": 1}, {"threshold": 1.2}, {"weight": -1.0}, {"after": 1.0}])
 def test_settings_that_cannot_be_are_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(UserError, match="not|from 0 to 1"):
+    (value,) = wrong.values()
+    with pytest.raises(UserError, match=f"{next(iter(wrong))}.*{value}"):
         PseudoLabels(**wrong)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_fit_of_numbers_refuses_them_too() -> None:
+    x = torch.randn(20, 6, generator=seeded())
+    labelled = Labelled(x, x[:, 0], Gaussian(), Normalise(), Unlabelled(x, torch.arange(20)))
+    with pytest.raises(UserError, match="guesses of classes"):
+        MCDropout(Training(steps=2, pseudo_labels=PseudoLabels())).fit(
+            lambda: nn.Sequential(nn.Dropout(0.1), nn.Linear(6, 1)), labelled, generator=seeded()
+        )

@@ -1,12 +1,15 @@
 """Test-time augmentation: draws of the weights behind maps of the image, each the same function for every item."""
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from activebdl import ActiveDataset, ActiveLearning, Affine, MCDropout, Training, UserError, Views
+from activebdl import ActiveDataset, ActiveLearning, Affine, MCDropout, Training, UserError, Views, load_model
+from activebdl.files import MODEL
+from activebdl.posteriors.ensemble import EnsemblePosterior
 from activebdl.posteriors.mc_dropout import DropoutPosterior
 from activebdl.views import ViewedDraws
 
@@ -133,10 +136,11 @@ def test_predictions_see_the_views_and_strategies_only_where_they_are_told_to() 
     assert predicting[0].metrics == scoring[0].metrics
 
 
-def test_a_saved_predictor_keeps_its_views() -> None:
+def test_a_saved_predictor_keeps_its_views(tmp_path: Path) -> None:
     run = cycle(3)
     rounds = list(run)
-    told = run.predictor().predict(images(60)[:20])
+    run.predictor().save(tmp_path / MODEL)
+    told = load_model(tmp_path).predict(images(60)[:20])
     test = run.dataset.test_labels.numpy()
     assert (told["label"] == test).mean() == pytest.approx(rounds[-1].metrics["accuracy"])
     bare = cycle(None)
@@ -149,6 +153,26 @@ def test_a_saved_predictor_keeps_its_views() -> None:
     )
 
 
+def test_an_ensemble_is_seen_whole_from_every_view() -> None:
+    class Member:
+        def __init__(self, number: int) -> None:
+            self.number = number
+
+        def draw(self, k: int, *, generator: torch.Generator) -> "Member":
+            self.count = k
+            return self
+
+        def outputs(self, x: Tensor) -> Tensor:
+            return torch.full((len(x), self.count, 1), float(self.number))
+
+        log_probs = outputs
+
+    ensemble = EnsemblePosterior([Member(number) for number in range(3)])  # pyright: ignore[reportArgumentType]
+    found = Views(4).draw(ensemble, 12, seeded()).outputs(images(2))[0, :, 0]
+    for view in range(4):
+        assert sorted(found[view::4].tolist()) == [0, 1, 2]
+
+
 def test_items_that_are_no_images_have_no_views() -> None:
     x, y = torch.rand(20, 5), torch.arange(20) % 2
     data = ActiveDataset.from_arrays(x, y, x, y)
@@ -159,3 +183,4 @@ def test_items_that_are_no_images_have_no_views() -> None:
 def test_there_is_at_least_one_view() -> None:
     with pytest.raises(UserError, match="at least 1 view"):
         Views(0)
+    assert Views.of(True) == Views() and Views.of(False) is None and Views.of(3) == Views(3)

@@ -11,7 +11,11 @@ from activebdl.errors import UserError
 
 
 class Augmentation(Protocol):
-    """Random changes to a batch that leave its labels right."""
+    """Random changes to a batch that leave its labels right.
+
+    In training and pretraining it is given stored values; behind `activebdl.views.Views` normalised ones, and all items
+    of a batch as the channels of one image, so that there it must be a map of where pixels come from.
+    """
 
     def __call__(self, x: Tensor, generator: torch.Generator, /) -> Tensor:
         """Changes ``x [B, ...]``, each item by itself."""
@@ -123,6 +127,11 @@ class Handwriting(Elastic):
         thicker = F.max_pool2d(x, 3, stride=1, padding=1)
         thinner = -F.max_pool2d(-x, 3, stride=1, padding=1)
         return torch.lerp(x, torch.where(share > 0, thicker, thinner), share.abs())
+
+
+def strong() -> Elastic:
+    """Further than images are changed in training: what the pool itself must be recognised through."""
+    return Elastic(rotation=20, shift=0.1, scale=0.2, shear=0.25)
 
 
 AUGMENTATIONS: dict[str, type[Any]] = {"affine": Affine, "elastic": Elastic, "handwriting": Handwriting}

@@ -15,8 +15,9 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from activebdl.devices import float64
 from activebdl.errors import UserError
+from activebdl.modes import evaluating
 from activebdl.posteriors._layers import last_layer
-from activebdl.posteriors._shared import OutputDraws, evaluating
+from activebdl.posteriors._shared import OutputDraws
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from activebdl.errors import UserError
-from activebdl.posteriors._shared import evaluating
+from activebdl.modes import evaluating
 
 LAYERS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 

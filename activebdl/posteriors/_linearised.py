@@ -22,8 +22,9 @@ from torch.utils.data import DataLoader, TensorDataset
 from activebdl.data.dataset import Labelled
 from activebdl.errors import UserError
 from activebdl.likelihoods import Categorical, Gaussian, Likelihood
+from activebdl.modes import evaluating
 from activebdl.posteriors._layers import called_layers
-from activebdl.posteriors._shared import OutputDraws, evaluating
+from activebdl.posteriors._shared import OutputDraws
 from activebdl.randomness import global_rng_kept
 from activebdl.training import check_outputs
 

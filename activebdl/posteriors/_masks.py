@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from activebdl.errors import UserError
-from activebdl.posteriors._shared import evaluating
+from activebdl.modes import evaluating
 from activebdl.randomness import global_rng_kept
 
 UNIT_DROPOUT = (nn.Dropout, nn.AlphaDropout)

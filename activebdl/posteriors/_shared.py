@@ -1,30 +1,13 @@
-"""What every posterior does alike: modules in eval mode for a while, and draws by their outputs."""
+"""What every posterior does alike: draws by their outputs, and modules called with other weights."""
 
-import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-
-@contextlib.contextmanager
-def in_mode(module: nn.Module, *, training: bool) -> Generator[None]:
-    """Puts every submodule in that mode, and each back in its own afterwards, also after an exception."""
-    others = [child for child in module.modules() if child.training is not training]
-    try:
-        for child in others:
-            child.training = training
-        yield
-    finally:
-        for child in others:
-            child.training = not training
-
-
-def evaluating(module: nn.Module) -> contextlib.AbstractContextManager[None]:
-    """`in_mode`, for evaluation."""
-    return in_mode(module, training=False)
+from activebdl.modes import evaluating
 
 
 def log_softmax(logits: Tensor) -> Tensor:

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from activebdl.data.dataset import Labelled
 from activebdl.errors import UserError
+from activebdl.modes import in_mode
 from activebdl.posteriors._graph import BATCH_NORM, read_code
 from activebdl.posteriors._masks import Site
-from activebdl.posteriors._shared import in_mode
 from activebdl.posteriors._thinning import ThinnedGraph, thinned
 from activebdl.training import Objective, loss_of
 

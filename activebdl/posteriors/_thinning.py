@@ -24,6 +24,7 @@ from torch import Tensor, fx, nn
 from torch.fx.proxy import TraceError
 
 from activebdl.errors import UserError
+from activebdl.modes import evaluating
 from activebdl.posteriors._cut_layers import Dropped, Weights, apply, cut, live, take_channels
 from activebdl.posteriors._graph import (
     CONVOLUTIONS,
@@ -44,7 +45,6 @@ from activebdl.posteriors._graph import (
     swap,
 )  # fmt: skip
 from activebdl.posteriors._masks import CHANNEL_DROPOUT, Site, draw_masks, is_dropout, site_of
-from activebdl.posteriors._shared import evaluating
 
 _LANES = 16  # float32 numbers that a processor multiplies at once: a convolution of fewer channels is no faster
 

@@ -31,11 +31,11 @@ from activebdl.data.dataset import Labelled, Normalise
 from activebdl.devices import float64
 from activebdl.errors import UserError
 from activebdl.likelihoods import Categorical, Likelihood
+from activebdl.modes import evaluating
 from activebdl.posteriors import posterior
 from activebdl.posteriors._curvature import STRUCTURES, Curvature, best_precision
 from activebdl.posteriors._last_layer import HeadDraws, LastLayer, drops
 from activebdl.posteriors._linearised import LinearisedPosterior, all_weights_posterior, check_all_weights, check_known
-from activebdl.posteriors._shared import evaluating
 from activebdl.randomness import global_rng_from, global_rng_kept
 from activebdl.training import Training, check_outputs, train
 

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from activebdl.data.dataset import Labelled
+from activebdl.modes import evaluating
 from activebdl.posteriors import posterior
-from activebdl.posteriors._shared import OutputDraws, evaluating
+from activebdl.posteriors._shared import OutputDraws
 from activebdl.training import Training, train
 
 

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 
 from activebdl.data.dataset import Labelled
 from activebdl.errors import UserError
+from activebdl.modes import evaluating
 from activebdl.posteriors import posterior
 from activebdl.posteriors._masks import Site, check_dropout, draw_masks, find_sites, run_with_masks
-from activebdl.posteriors._shared import OutputDraws, evaluating
+from activebdl.posteriors._shared import OutputDraws
 from activebdl.posteriors._shared_masks import shared_masks_loss, training_graph
 from activebdl.posteriors._thinning import DrawPlan, ThinnedGraph, thinned
 from activebdl.randomness import global_rng_kept

@@ -26,9 +26,10 @@ from torch import Tensor, nn
 
 from activebdl.data.dataset import Labelled
 from activebdl.errors import UserError
+from activebdl.modes import evaluating
 from activebdl.posteriors import posterior
 from activebdl.posteriors._graph import BATCH_NORM
-from activebdl.posteriors._shared import WeightDraws, call_with, evaluating
+from activebdl.posteriors._shared import WeightDraws, call_with
 from activebdl.randomness import global_rng_from, normal_like
 from activebdl.training import Training, optimise
 
@@ -102,7 +103,7 @@ class SWAG:
 
             optimise(module, labelled, wandering, generator=generator, done=settling.steps, on_step=after_step)
         module.eval().requires_grad_(False)
-        return SwagPosterior(module, path.gaussian(self.scale), labelled)
+        return SwagPosterior(module, path.gaussian(self.scale), replace(labelled, unlabelled=None))
 
     def check(self, module: nn.Module, example: Tensor) -> None:
         """Refuses a network with running statistics that cannot be computed anew for a draw.

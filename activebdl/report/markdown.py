@@ -16,7 +16,8 @@ _HOW = """\
 - p: Wilcoxon's signed-rank test, two-sided, of the differences seed by seed, after Holm's correction over all arms
   that answer the same question. Effect: the matched-pairs rank-biserial correlation, 1 when every seed is in favour.
 - Ahead from: the count from which on the arm is ahead at every count, each by Wilcoxon's test; counts are tested from
-  the last one backwards until one does not tell, which needs no correction.
+  the last one backwards until one does not tell, each at 5 % over the number of arms; an order that is fixed beforehand
+  needs no further correction.
 - Seeds needed: for four chances in five to see a difference as large as this one, at 5 %. Of few seeds it is a rough
   figure.
 - Choose the number of seeds before you look: whoever adds seeds until something differs finds it more often than once

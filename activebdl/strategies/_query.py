@@ -12,6 +12,9 @@ from activebdl.errors import UserError
 from activebdl.racing import Heat
 from activebdl.scoring import Scorer
 
+AT_A_TIME = 1024
+"""Items whose features are found at once: strategies bound their memory by what they get, and images are larger."""
+
 
 @dataclass(frozen=True)
 class Query:
@@ -57,8 +60,9 @@ class Query:
         """
         if self.inputs is None:
             raise UserError("This query has no inputs, which the strategy looks at.")
-        x = self.normalise(self.inputs[ids])
-        return x if self.embed is None else self.embed(x)
+        if self.embed is None:
+            return self.normalise(self.inputs[ids])
+        return torch.cat([self.embed(self.normalise(self.inputs[some])) for some in ids.split(AT_A_TIME)])
 
     @property
     def model(self) -> Scorer:

@@ -13,7 +13,8 @@ def k_means(query: Query, *, components: int = 50) -> Tensor:
 
     argmin_{i in cluster q} |x_i - c_q|,  q = 1 .. Q
 
-    x is the input as a network reads it, reduced to its principal components; k-means starts from k-means++ centres.
+    x is the input as a network reads it, or with `pretraining` its features, reduced to principal components; k-means
+    starts from k-means++ centres.
     Where fewer than Q items differ, the next nearest of each cluster follow.
 
     Args:

@@ -24,7 +24,8 @@ def typiclust(query: Query, *, components: int = 50, max_clusters: int = 500, ne
     so that at least Q of them have none. Where they run out, it is the turn of those that have the fewest.
 
     x is the input as a network reads it, reduced to its principal components. The paper clusters features learned
-    without labels; inputs do in their place where what is near looks alike, as with digits, and not with photographs.
+    without labels, as x is with `pretraining`; inputs do in their place where what is near looks alike, as with digits,
+    and not with photographs.
 
     Args:
         query: What is asked.

@@ -108,5 +108,5 @@ def test_strokes_grow_and_shrink_between_erosion_and_dilation() -> None:
 
 @pytest.mark.parametrize("wrong", [{"flip": 1.5}, {"bend": -0.1}, {"points": 1}, {"stroke": 2}])
 def test_options_that_cannot_be_are_refused(wrong: dict[str, float]) -> None:
-    with pytest.raises(UserError, match="not|is"):
+    with pytest.raises(UserError, match=next(iter(wrong))):
         Handwriting(**wrong)  # pyright: ignore[reportArgumentType]
