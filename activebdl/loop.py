@@ -319,8 +319,9 @@ class ActiveLearning:
             choosing.append((self.candidates.score, self.candidates.draws))
         if self.strategy.score is not None:
             choosing += [(self.strategy, draws) for draws, _ in self.race.before(self.draws)]
+        views = self.views.count if self.views is not None and self.views.scoring else 1
         for strategy, draws in choosing:
-            check_strategy(strategy, self.dataset, self.learner.method, draws)
+            check_strategy(strategy, self.dataset, self.learner.method, draws, views=views)
         if self.stop_set < 1:
             raise UserError(f"The stop set has 1 item or more, not {self.stop_set}.")
         if self.stop is not None:

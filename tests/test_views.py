@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from activebdl import ActiveDataset, ActiveLearning, Affine, MCDropout, Training, UserError, Views, load_model
 from activebdl.files import MODEL
 from activebdl.posteriors.ensemble import EnsemblePosterior
+from activebdl.posteriors.map import MAP
 from activebdl.posteriors.mc_dropout import DropoutPosterior
 from activebdl.views import ViewedDraws
 
@@ -134,6 +135,22 @@ def test_predictions_see_the_views_and_strategies_only_where_they_are_told_to() 
     assert plain[1].metrics["nll"] != predicting[1].metrics["nll"]
     assert plain[1].scores != scoring[1].scores
     assert predicting[0].metrics == scoring[0].metrics
+
+
+def test_views_disagree_where_draws_cannot() -> None:
+    """Consistency under augmentation, of a plain network (Gao et al. 2020)."""
+    x = images(40)
+    data = ActiveDataset.from_arrays(x, torch.arange(40) % 3, x[:9], torch.arange(9) % 3)
+
+    def chosen(views: Views | None) -> ActiveLearning:
+        method = MAP(Training(steps=5, batch_size=8))
+        return ActiveLearning(data, net, counts=[6, 9], posterior=method, strategy="bald", draws=6, views=views)
+
+    for views in (None, Views(3)):
+        with pytest.raises(UserError, match="never do"):
+            chosen(views)
+    rounds = list(chosen(Views(3, scoring=True)))
+    assert all(score is not None and score > 0 for score in rounds[1].scores)
 
 
 def test_a_saved_predictor_keeps_its_views(tmp_path: Path) -> None:

@@ -6,8 +6,10 @@ from activebdl.posteriors import InferenceMethod
 from activebdl.strategies import Strategy, resolve, strategy_names
 
 
-def check_strategy(strategy: Strategy, dataset: ActiveDataset, method: InferenceMethod, draws: int) -> None:
-    """Refuses a strategy that cannot work with the data set, the posterior or the number of draws."""
+def check_strategy(
+    strategy: Strategy, dataset: ActiveDataset, method: InferenceMethod, draws: int, *, views: int = 1
+) -> None:
+    """Refuses a strategy that cannot work with the data set, the posterior, or as many draws from as many views."""
     kind = dataset.target.kind
     if strategy.target not in (kind, "any"):
         raise UserError(
@@ -26,7 +28,7 @@ def check_strategy(strategy: Strategy, dataset: ActiveDataset, method: Inference
             f"'{strategy.name}' measures how much draws of the posterior disagree, so it needs at least 2, and draws "
             f"is {draws}; 20 or more are usual."
         )
-    if strategy.needs_disagreement and getattr(method, "draws_agree", False):
+    if strategy.needs_disagreement and views < 2 and getattr(method, "draws_agree", False):
         names = strategy_names(kind, forms=False)
         others = [name for name in names if not resolve(name).needs_disagreement]
         raise UserError(

@@ -166,7 +166,9 @@ def test_a_byte_that_is_wrong_is_found(archive: Path, tmp_path: Path) -> None:
         read_cifar10(tmp_path / "harmed")
 
 
-@pytest.mark.parametrize("bytes_", [b"", b"<html>404</html>", gzip.compress(b"no tar")])
+@pytest.mark.parametrize(
+    "bytes_", [b"", b"<html>404</html>", gzip.compress(b"no tar", mtime=0)], ids=["nothing", "a page", "no tar"]
+)
 def test_what_is_no_archive(tmp_path: Path, bytes_: bytes) -> None:
     (tmp_path / "file").write_bytes(bytes_)
     with pytest.raises(UserError, match="no whole archive of CIFAR-10, cifar-10-binary.tar.gz: "):
