@@ -222,9 +222,7 @@ def _from_options(cls: type[D], options: Mapping[str, Any], where: str) -> D:
         if key not in hints:
             raise UserError(f"The {where} has no setting '{key}'; it has: {', '.join(hints) or 'none'}.")
         inner = _dataclass_of(hints[key])
-        if inner is not None and value is None and inner is not hints[key]:
-            values[key] = None
-        elif inner is not None:
+        if inner is not None:
             values[key] = _inner(inner, value, key, where, switch=inner is not hints[key])
         elif hints[key] == tuple[StoppingRule, ...]:
             values[key] = _rules(value, f"'{key}' of the {where}")
@@ -255,8 +253,8 @@ def _dataclass_of(hint: Any) -> type[Any] | None:
 
 
 def _inner(cls: type[D], value: object, key: str, where: str, *, switch: bool) -> D | None:
-    """A dataclass within another; where it may be left out, true and false do for one of defaults and for none."""
-    if switch and isinstance(value, bool):
+    """A dataclass within another; where it may be left out, true does for one of defaults, false and null for none."""
+    if switch and isinstance(value, bool | None):
         return cls() if value else None
     if not isinstance(value, Mapping):
         takes = ", ".join(get_type_hints(cls))

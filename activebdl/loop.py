@@ -12,7 +12,6 @@ same lines start a run and resume it. A stopping rule, asked after each round, m
 import contextlib
 import itertools
 import math
-import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -42,6 +41,7 @@ from activebdl.pretraining import SimCLR
 from activebdl.progress import Progress, silent, together
 from activebdl.racing import Heat, Race, make_race
 from activebdl.randomness import generator
+from activebdl.registry import without_addresses
 from activebdl.rounds import Round
 from activebdl.scoring import checked_scores
 from activebdl.shards import Shards
@@ -384,9 +384,9 @@ class ActiveLearning:
 
 
 def _settings(told: object) -> object:
-    """Without what an older journal does not name, and without where in memory a function of one's own lies."""
+    """Without what an older journal does not name, nor addresses in memory."""
     if not isinstance(told, str):
         return told
     for setting in _SINCE:
         told = told.replace(setting, "")
-    return re.sub(r" at 0x[0-9a-f]+", "", told)
+    return without_addresses(told)

@@ -13,7 +13,6 @@ import contextlib
 import hashlib
 import logging
 import pickle
-import re
 from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
@@ -32,7 +31,8 @@ from activebdl.modes import evaluating
 from activebdl.posteriors._last_layer import LastLayer
 from activebdl.progress import Advance
 from activebdl.randomness import global_rng_from
-from activebdl.training import lay_out
+from activebdl.registry import without_addresses
+from activebdl.training import Training, lay_out, make_optimizer, make_scheduler
 
 SAMPLE = 1000
 """Items of a pool by which it is known again."""
@@ -107,11 +107,9 @@ class SimCLR:
                 lambda _, args, kwargs: read.append(args[0] if args else kwargs["input"]), with_kwargs=True
             )
             module.train()
-            parameters = [*module.parameters(), *head.parameters()]
-            optimizer = torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=1e-4, fused=True)
-            schedule = torch.optim.lr_scheduler.OneCycleLR(
-                optimizer, self.learning_rate, total_steps=max(self.steps, 2) + 1
-            )
+            training = Training(learning_rate=self.learning_rate, weight_decay=1e-4)
+            optimizer = make_optimizer(nn.ModuleList([module, head]), training, len(dataset.pool))
+            scheduler = make_scheduler(optimizer, training, self.steps)
             for ids in islice(_batches(len(dataset.pool), self.batch_size, generator), self.steps):
                 x = dataset.pool[ids].to(device).float()
                 both = torch.cat([self.augmentation(x, generator), self.augmentation(x, generator)])
@@ -120,7 +118,8 @@ class SimCLR:
                 optimizer.zero_grad(set_to_none=True)
                 contrastive_loss(head(read[0]), self.temperature).backward()
                 optimizer.step()
-                schedule.step()
+                if scheduler is not None:
+                    scheduler.step()
                 advance(1)
             handle.remove()
         prefix = f"{last}." if last else ""
@@ -243,7 +242,14 @@ def _digest(
         does = module(dataset.normalise(dataset.pool[ids[:1].repeat(2)]))
     for value in (*module.state_dict().values(), does):
         seen.update(value.detach().float().cpu().contiguous().numpy().tobytes())
-    how = re.sub(r" at 0x[0-9a-f]+", "", repr(settings))  # where a function of one's own lies in memory
-    told = (str(module), count, repr(dataset.normalise), how, device.type, seed, torch.get_num_threads())
+    told = (
+        str(module),
+        count,
+        repr(dataset.normalise),
+        without_addresses(repr(settings)),
+        device.type,
+        seed,
+        torch.get_num_threads(),
+    )
     seen.update(repr((*told, torch.__version__)).encode())
     return seen.hexdigest()

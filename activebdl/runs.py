@@ -182,12 +182,14 @@ def _learns(cycle: ActiveLearning) -> str:
     learner = cycle.learner
     training = getattr(learner.method, "training", None)
     guesses = isinstance(training, Training) and training.pseudo_labels is not None
-    learned = [
-        *(["features learned from the pool before the first label"] if learner.pretraining is not None else []),
-        *(["pseudo-labels of the pool in every fit"] if guesses else []),
-        *([f"items predicted from {cycle.views.count} views"] if cycle.views is not None else []),
-    ]
-    return f"\n  {', '.join(learned)}" if learned else ""
+    told: list[str] = []
+    if learner.pretraining is not None:
+        told.append("features learned from the pool before the first label")
+    if guesses:
+        told.append("pseudo-labels of the pool in every fit")
+    if cycle.views is not None:
+        told.append(f"items predicted from {cycle.views.count} views")
+    return f"\n  {', '.join(told)}" if told else ""
 
 
 def _sees(cycle: ActiveLearning) -> str:

@@ -166,7 +166,7 @@ def optimise(
     module.train()
     objective = objective or negative_log_likelihood(labelled)
     optimizer = optimizer or make_optimizer(module, training, len(labelled))
-    scheduler = _scheduler(optimizer, training, steps)
+    scheduler = make_scheduler(optimizer, training, steps)
     guessing = training.pseudo_labels
     losses = torch.zeros(steps, device=labelled.device)  # no step waits for a transfer of its loss
     for step, batch in enumerate(_batches(len(labelled), training.batch_size, steps, generator)):
@@ -225,9 +225,10 @@ def make_optimizer(module: nn.Module, training: Training, n: int) -> torch.optim
     return kinds[training.optimizer](groups, lr=training.learning_rate, fused=True, **options)
 
 
-def _scheduler(
+def make_scheduler(
     optimizer: torch.optim.Optimizer, training: Training, steps: int
 ) -> torch.optim.lr_scheduler.LRScheduler | None:
+    """The schedule that ``training`` names over so many steps; None where the rate stays."""
     if training.schedule == "constant":
         return None
     return torch.optim.lr_scheduler.OneCycleLR(

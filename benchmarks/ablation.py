@@ -4,7 +4,7 @@
     python -m benchmarks.ablation --runs runs/ablation --only recipe,affine
     python -m benchmarks.ablation --runs runs/ablation --table          # of what is there
 
-The recipe was chosen by such runs, and the test set has no part in them: MNIST's last 10,000 training images stand in
+The test set has no part in it, as it had none in the choice of the recipe: MNIST's last 10,000 training images stand in
 for it, and the pool is the other 50,000 (`dataset.tuning`). From 20 to 300 labels, strategies see 10,000 random items.
 """
 

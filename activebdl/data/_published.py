@@ -1,11 +1,15 @@
 """Data sets that are published as one file: that file, or one of the user's own that has its form."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from activebdl.data.dataset import ActiveDataset
+from torch import Tensor
+
+from activebdl.data.dataset import ActiveDataset, Normalise
 from activebdl.data.fetch import checksum, fetch_file
 from activebdl.errors import UserError
+from activebdl.targets import Classes
 
 
 class Published(NamedTuple):
@@ -56,16 +60,22 @@ def find(
     return Found(own, md5 == known.md5, name if md5 == known.md5 else f"{name}-{md5[:8]}")
 
 
-def check_counts(data: ActiveDataset, found: Found, known: Published) -> ActiveDataset:
-    """The data set as it is, if the published file has given all that it is known to have.
+Images = tuple[Tensor, Tensor]
+"""Images ``[n, channels, H, W]`` as stored, and their labels ``[n]``."""
+
+
+def data_set(
+    found: Found, known: Published, pool: Images, test: Images, classes: Sequence[str], normalise: Normalise
+) -> ActiveDataset:
+    """What was read, as a data set.
 
     Raises:
-        UserError: It has not.
+        UserError: The published file has not given all that it is known to have.
     """
-    has, should = (len(data.pool), len(data.test)), (known.pool, known.test)
+    has, should = (len(pool[0]), len(test[0])), (known.pool, known.test)
     if found.published and has != should:
         raise UserError(
-            f"'{found.path}' gave {has[0]:,} images for the pool and {has[1]:,} to test, and {data.name} has "
+            f"'{found.path}' gave {has[0]:,} images for the pool and {has[1]:,} to test, and {found.name} has "
             f"{should[0]:,} and {should[1]:,}; delete it, and it is fetched again."
         )
-    return data
+    return ActiveDataset(found.name, *pool, *test, Classes(tuple(classes)), normalise)

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from activebdl.data import dataset
-from activebdl.data._published import Published, check_counts, find
+from activebdl.data._published import Published, data_set, find
 from activebdl.data.dataset import ActiveDataset, Normalise
 from activebdl.errors import UserError
-from activebdl.targets import Classes
 
 CIFAR10 = Published(
     # The binary version, for that in Python's pickles would run what is in it.
@@ -47,17 +46,8 @@ def cifar10(*, path: str | Path | None = None, cache: Path | None = None, progre
         UserError: The file cannot be had, or is damaged.
     """
     found = find("cifar10", CIFAR10, "cifar10", path, cache, progress)
-    (pool, labels), (test, test_labels) = read_cifar10(found.path)
-    data = ActiveDataset(
-        name=found.name,
-        pool=pool,
-        labels=labels,
-        test=test,
-        test_labels=test_labels,
-        target=Classes(CIFAR10_CLASSES),
-        normalise=Normalise(255.0, CIFAR10_MEAN, CIFAR10_STD),
-    )
-    return check_counts(data, found, CIFAR10)
+    pool, test = read_cifar10(found.path)
+    return data_set(found, CIFAR10, pool, test, CIFAR10_CLASSES, Normalise(255.0, CIFAR10_MEAN, CIFAR10_STD))
 
 
 def read_cifar10(path: str | Path) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:

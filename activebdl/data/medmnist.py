@@ -9,10 +9,9 @@ import torch
 from torch import Tensor
 
 from activebdl.data import dataset
-from activebdl.data._published import Published, check_counts, find
+from activebdl.data._published import Published, data_set, find
 from activebdl.data.dataset import ActiveDataset, Normalise
 from activebdl.errors import UserError
-from activebdl.targets import Classes
 
 ZENODO = "https://zenodo.org/records/10519652/files"
 ORGANS = (
@@ -91,17 +90,9 @@ def medmnist(
     if set not in SETS:
         raise UserError(f"'{set}' is no set of MedMNIST that can be taken; the option set is one of {', '.join(SETS)}.")
     found = find(set, SETS[set], "medmnist", path, cache, progress)
-    (pool, labels), (test, test_labels) = read_medmnist(found.path)
-    data = ActiveDataset(
-        name=found.name,
-        pool=pool,
-        labels=labels,
-        test=test,
-        test_labels=test_labels,
-        target=Classes(CLASSES[set]),
-        normalise=Normalise(255.0, 0.5, 0.5),  # as in the experiments of its authors
-    )
-    return check_counts(data, found, SETS[set])
+    pool, test = read_medmnist(found.path)
+    normalise = Normalise(255.0, 0.5, 0.5)  # as in the experiments of its authors
+    return data_set(found, SETS[set], pool, test, CLASSES[set], normalise)
 
 
 def read_medmnist(path: str | Path) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:

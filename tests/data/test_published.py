@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from activebdl import ActiveDataset
-from activebdl.data._published import Found, Published, check_counts, find
+from activebdl.data._published import Found, Published, data_set, find
+from activebdl.data.dataset import Normalise
 from activebdl.data.fetch import checksum, fetch_file
 from activebdl.errors import UserError
 
@@ -139,11 +140,17 @@ def test_a_file_of_ones_own_that_is_none(tmp_path: Path, path: str, why: str) ->
 
 def test_the_published_file_has_all_that_it_is_known_to_have() -> None:
     x, y = torch.zeros(5, 3), torch.tensor([0, 1, 0, 1, 0])
-    data = ActiveDataset.from_arrays(x, y, x[:2], y[:2], name="tiny")
-    for found, known in ((True, (5, 2)), (False, (9, 9))):
-        assert check_counts(data, Found(Path("f"), found, "tiny"), Published("", "", *known)) is data
+
+    def made(published: bool, known: tuple[int, int]) -> ActiveDataset:
+        found = Found(Path("f"), published, "tiny")
+        return data_set(found, Published("", "", *known), (x, y), (x[:2], y[:2]), ("a", "b"), Normalise(2.0))
+
+    for published, known in ((True, (5, 2)), (False, (9, 9))):
+        data = made(published, known)
+        assert (data.name, data.classes, data.normalise) == ("tiny", ("a", "b"), Normalise(2.0))
+        assert data.pool is x and data.labels is y and len(data.test) == 2 and torch.equal(data.test_labels, y[:2])
     for known in ((4, 2), (5, 3)):
         with pytest.raises(
             UserError, match=rf"'f' gave 5 .* 2 to test, and tiny has {known[0]} and {known[1]}; delete"
         ):
-            check_counts(data, Found(Path("f"), True, "tiny"), Published("", "", *known))
+            made(True, known)
