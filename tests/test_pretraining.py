@@ -16,10 +16,9 @@ from activebdl import (
     PseudoLabels,
     Query,
     SimCLR,
+    Strategy,
     Training,
     UserError,
-    joint_strategy,
-    resolve,
 )
 from activebdl.pretraining import Pretrained, contrastive_loss, pretrained
 from activebdl.progress import Advance
@@ -220,18 +219,14 @@ def test_a_loss_that_runs_away_is_told_and_not_kept(own_cache: Path) -> None:
     assert not list(own_cache.glob("*.pt"))
 
 
-@joint_strategy("test_pretraining_looks", needs=("items",))
-def looks(query: Query) -> Tensor:
-    seen.append(query.items(query.unlabelled))
-    return query.unlabelled[: query.quantity]
-
-
-seen: list[Tensor] = []
-
-
 @pytest.mark.parametrize("pretraining", [None, settings()])
 def test_strategies_without_a_model_see_the_features(pretraining: SimCLR | None) -> None:
-    seen.clear()
+    seen: list[Tensor] = []
+
+    def looks(query: Query) -> Tensor:
+        seen.append(query.items(query.unlabelled))
+        return query.unlabelled[: query.quantity]
+
     pool = data(40)
     cycle = ActiveLearning(
         pool,
@@ -239,7 +234,7 @@ def test_strategies_without_a_model_see_the_features(pretraining: SimCLR | None)
         counts=[4],
         posterior=MCDropout(Training(steps=1)),
         strategy="random",
-        start=resolve(looks),
+        start=Strategy("looks", joint=looks, needs=("items",)),
         pretraining=pretraining,
     )
     list(cycle)
