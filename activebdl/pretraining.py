@@ -13,18 +13,18 @@ import contextlib
 import hashlib
 import logging
 import pickle
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from filelock import FileLock
+from filelock import FileLock, Timeout
 from torch import Tensor, nn
 
 from activebdl.data.augment import Augmentation, strong
 from activebdl.data.dataset import ActiveDataset
+from activebdl.data.inputs import chunks
 from activebdl.errors import UserError
 from activebdl.files import cache_folder, writing_safely
 from activebdl.modes import evaluating
@@ -110,8 +110,9 @@ class SimCLR:
             training = Training(learning_rate=self.learning_rate, weight_decay=1e-4)
             optimizer = make_optimizer(nn.ModuleList([module, head]), training, len(dataset.pool))
             scheduler = make_scheduler(optimizer, training, self.steps)
-            for ids in islice(_batches(len(dataset.pool), self.batch_size, generator), self.steps):
-                x = dataset.pool[ids].to(device).float()
+            size = min(self.batch_size, len(dataset.pool))
+            for x in chunks(dataset.pool, _epochs(len(dataset.pool), size, self.steps, generator), size):
+                x = x.to(device).float()
                 both = torch.cat([self.augmentation(x, generator), self.augmentation(x, generator)])
                 read.clear()
                 module(dataset.normalise(both).contiguous(memory_format=layout))
@@ -129,12 +130,11 @@ class SimCLR:
         return weights
 
 
-def _batches(count: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
-    """Ids without end, each batch of other items: shuffled epochs, whose rest is left out."""
-    size = min(size, count)
-    while True:
-        order = torch.randperm(count, generator=generator)
-        yield from order[: count // size * size].split(size)
+def _epochs(count: int, size: int, batches: int, generator: torch.Generator) -> Tensor:
+    """Ids for so many batches, each of other items: shuffled epochs, whose rest is left out."""
+    each = count // size
+    orders = [torch.randperm(count, generator=generator)[: each * size] for _ in range(-(-batches // each))]
+    return torch.cat(orders)[: batches * size]
 
 
 def contrastive_loss(z: Tensor, temperature: float) -> Tensor:
@@ -209,7 +209,11 @@ def _locked(path: Path) -> Generator[None]:
     lock = FileLock(path.with_suffix(".lock"))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            _log.warning("another run learns the same from the pool; this one waits for it.")
+            lock.acquire()
     except OSError:
         yield
         return

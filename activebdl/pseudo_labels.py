@@ -9,6 +9,7 @@ dropout; only those that it is sure of count. a is the training's augmentation, 
 B: labelled items of a batch, M: items of the pool in a step.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -48,21 +49,31 @@ class PseudoLabels:
                 f"they are {self.threshold}, {self.after} and {self.weight}."
             )
 
-    def loss(self, module: nn.Module, labelled: Labelled, layout: torch.memory_format, rng: torch.Generator) -> Tensor:
+    def batches(self, labelled: Labelled, steps: int, rng: torch.Generator) -> Iterator[Tensor]:
+        """Items of the pool for so many steps, ``[M, ...]`` as stored; none where all of them have labels.
+
+        Args:
+            labelled: Whose pool they come from.
+            steps: Those that look at the pool.
+            rng: Of the choice of items.
+        """
+        if labelled.unlabelled is None:
+            raise UserError("pseudo_labels need the pool, and Labelled.unlabelled is None.")
+        return labelled.unlabelled.batches(self.items, steps, rng)
+
+    def loss(
+        self, module: nn.Module, labelled: Labelled, u: Tensor, layout: torch.memory_format, rng: torch.Generator
+    ) -> Tensor:
         """The second term of L for one step, with gradients.
 
         Args:
             module: In whatever mode it is trained; it is left so.
-            labelled: Whose pool the items come from.
+            labelled: Beside which they are learned from.
+            u: Items of the pool ``[M, ...]``, as stored.
             layout: In which the module reads images.
-            rng: Of the choice of items, and of the augmentation.
+            rng: Of the augmentation.
         """
-        pool = labelled.unlabelled
-        if pool is None:
-            raise UserError("pseudo_labels need the pool, and Labelled.unlabelled is None.")
-        if len(pool.ids) == 0:
-            return torch.zeros((), device=labelled.device)
-        u = pool.some(self.items, rng).to(labelled.device).float()
+        u = u.to(labelled.device).float()
         with evaluating(module), torch.no_grad():
             guesses = module(labelled.normalise(u).contiguous(memory_format=layout)).float().softmax(dim=1)
         sure, classes = guesses.max(dim=1)

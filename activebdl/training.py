@@ -5,6 +5,7 @@ No early stopping: a validation set would need labels of its own, and on small o
 """
 
 import contextlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -168,6 +169,8 @@ def optimise(
     optimizer = optimizer or make_optimizer(module, training, len(labelled))
     scheduler = make_scheduler(optimizer, training, steps)
     guessing = training.pseudo_labels
+    alone = 0 if guessing is None or done > 0 else math.ceil(guessing.after * steps)
+    pool = iter(()) if guessing is None else guessing.batches(labelled, steps - alone, generator)
     losses = torch.zeros(steps, device=labelled.device)  # no step waits for a transfer of its loss
     for step, batch in enumerate(_batches(len(labelled), training.batch_size, steps, generator)):
         batch = batch.to(labelled.device)
@@ -177,8 +180,8 @@ def optimise(
         x = labelled.normalise(x).contiguous(memory_format=layout)
         with multiplying_in(training.precision, labelled.device):
             loss = objective(module, x, labelled.labels[batch], step)
-            if guessing is not None and (done > 0 or step >= guessing.after * steps):
-                loss = loss + guessing.loss(module, labelled, layout, generator)
+            if guessing is not None and step >= alone and (u := next(pool, None)) is not None:
+                loss = loss + guessing.loss(module, labelled, u, layout, generator)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

@@ -2,10 +2,13 @@
 
 import math
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from torch import Tensor, nn
 
 from activebdl import (
@@ -16,12 +19,12 @@ from activebdl import (
     PseudoLabels,
     Query,
     SimCLR,
-    Strategy,
     Training,
     UserError,
 )
 from activebdl.pretraining import Pretrained, contrastive_loss, pretrained
 from activebdl.progress import Advance
+from activebdl.strategies import Strategy
 
 CPU = torch.device("cpu")
 SHIFTS = Affine(rotation=0, shift=0.15, scale=0, shear=0)
@@ -210,6 +213,27 @@ def test_a_few_steps_will_do(steps: int) -> None:
     told: list[int] = []
     settings(steps).fit(net, data(40), CPU, generator=seeded(), advance=told.append)
     assert sum(told) == steps
+
+
+def test_who_waits_for_the_same_features_says_so(own_cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def learn() -> Pretrained:
+        return pretrained(net, data(), settings(2), CPU, seed=0, generator=seeded(), advance=ignore)
+
+    first = learn()
+    (lock,) = own_cache.glob("*.lock")
+    with ThreadPoolExecutor(1) as another:
+        with FileLock(lock):
+            second = another.submit(learn)
+            for _ in range(3000):
+                if caplog.records:
+                    break
+                time.sleep(0.01)
+            assert not second.done()
+        found = second.result()
+    assert [record.message for record in caplog.records] == [
+        "another run learns the same from the pool; this one waits for it."
+    ]
+    assert all(torch.equal(first.weights[key], found.weights[key]) for key in first.weights)
 
 
 def test_a_loss_that_runs_away_is_told_and_not_kept(own_cache: Path) -> None:

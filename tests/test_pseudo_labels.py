@@ -4,12 +4,13 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 import activebdl
 from activebdl import (
@@ -31,6 +32,7 @@ from activebdl import (
     portable,
 )
 from activebdl.data.dataset import Normalise, Unlabelled
+from activebdl.data.inputs import StreamedInputs
 from activebdl.likelihoods import Categorical, Gaussian
 from activebdl.posteriors import InferenceMethod
 from activebdl.posteriors.map import MAP
@@ -61,7 +63,8 @@ def pool_of(x: Tensor) -> Labelled:
 
 
 def loss(settings: PseudoLabels, module: nn.Module, labelled: Labelled, seed: int = 0) -> Tensor:
-    return settings.loss(module.train(), labelled, torch.contiguous_format, seeded(seed))
+    (u,) = settings.batches(labelled, 1, seeded(seed))
+    return settings.loss(module.train(), labelled, u, torch.contiguous_format, seeded(seed))
 
 
 def test_the_loss_is_that_of_the_equation() -> None:
@@ -70,7 +73,7 @@ def test_the_loss_is_that_of_the_equation() -> None:
     settings = PseudoLabels(items=25, threshold=0.8, weight=0.7, augmentation=lambda u, rng: u * 1.5)
     found = loss(settings, module, labelled, seed=3)
     assert labelled.unlabelled is not None
-    chosen = labelled.unlabelled.some(25, seeded(3)).double()
+    chosen = next(labelled.unlabelled.batches(25, 1, seeded(3))).double()
     weight, total, counted = module.weight.detach().double(), 0.0, 0
     for u in chosen:
         p = torch.softmax((u - 0.25) / 0.5 @ weight, 0)
@@ -86,7 +89,7 @@ def test_guesses_are_made_without_dropout_and_have_no_gradient() -> None:
     loss(PseudoLabels(items=20, threshold=0.0, augmentation=lambda u, rng: -u), module, labelled).backward()
     assert module.modes == [False, True] and module.training
     assert labelled.unlabelled is not None
-    u = labelled.unlabelled.some(20, seeded())
+    u = next(labelled.unlabelled.batches(20, 1, seeded()))
     other = Fixed()
     with torch.no_grad():
         classes = other(labelled.normalise(u)).argmax(1)
@@ -99,9 +102,38 @@ def test_a_guess_that_is_not_sure_counts_for_nothing() -> None:
     assert float(loss(PseudoLabels(threshold=1.0, augmentation=None), Fixed(), labelled).detach()) == 0.0
 
 
-def test_a_pool_that_is_used_up_costs_nothing() -> None:
-    labelled = replace(pool_of(torch.ones(4, 2)), unlabelled=Unlabelled(torch.ones(4, 2), torch.arange(0)))
-    assert float(loss(PseudoLabels(), Fixed(), labelled)) == 0.0
+def test_a_pool_that_is_used_up_teaches_nothing() -> None:
+    x = torch.ones(4, 2)
+    labelled = Labelled(x, torch.tensor([0, 0, 1, 2]), Categorical(3), unlabelled=Unlabelled(x, torch.arange(0)))
+    semi = Training(steps=5, pseudo_labels=PseudoLabels(after=0.0))
+    found = [
+        train(Fixed, labelled, settings, generator=seeded()) for settings in (semi, replace(semi, pseudo_labels=None))
+    ]
+    torch.testing.assert_close(cast(Fixed, found[0]).weight, cast(Fixed, found[1]).weight, rtol=0, atol=0)
+
+
+class Images(Dataset[Tensor]):
+    """Read item by item."""
+
+    def __init__(self, x: Tensor) -> None:
+        self.x = x
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, id: int) -> Tensor:
+        return self.x[id]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_streamed_pool_teaches_what_one_in_memory_does(workers: int) -> None:
+    x = torch.randn(40, 2, generator=seeded())
+    semi = Training(steps=6, pseudo_labels=PseudoLabels(items=8, threshold=0.4, after=0.3, augmentation=None))
+    found: list[Tensor] = []
+    for inputs in (x, StreamedInputs(Images(x), workers)):
+        labelled = Labelled(x[:3], torch.arange(3), Categorical(3), unlabelled=Unlabelled(inputs, torch.arange(3, 40)))
+        found.append(cast(Fixed, train(Fixed, labelled, semi, generator=seeded())).weight)
+    torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
 
 
 def rings(n: int) -> tuple[Tensor, Tensor]:

@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from activebdl import Shards, UserError
+from activebdl import Classes, Labelled, MCDropout, Normalise, Shards, Training, UserError, Views
 from activebdl.data import MappedInputs
 from activebdl.fitted import Fitted
 from activebdl.strategies.bald import bald
-from tests.clusters import alone, bald_by_all, fit_to_blobs, together
+from tests.clusters import CHUNK, alone, bald_by_all, fit_to_blobs, together
 from tests.conftest import blobs
 
 pytest.importorskip("ray")
@@ -75,6 +76,24 @@ def test_all_that_a_strategy_asks_for_is_the_same(shards: Shards, fitted: Fitted
     assert torch.equal(many.scores(ids[:1], bald), one.scores(ids[:1], bald))
     fewer = together(fitted, pool, shards, k=4)  # as in a race's early heats
     assert torch.equal(fewer.predictions(ids), one.predictions(ids)[:, :4])
+
+
+def test_views_are_the_same_wherever_they_are_looked_from(shards: Shards) -> None:
+    images = torch.rand(300, 1, 12, 12, generator=torch.Generator().manual_seed(3))
+    task = Classes(("a", "b", "c")).task(torch.arange(30) % 3)
+
+    def net() -> nn.Module:
+        return nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Dropout2d(0.5), nn.Flatten(), nn.Linear(400, 3))
+
+    labelled = Labelled(images[:30], torch.arange(30) % 3, task.likelihood)
+    rng = torch.Generator().manual_seed(0)
+    posterior = MCDropout(Training(steps=5)).fit(net, labelled, generator=rng)
+    views = Views(3, scoring=True)
+    fitted = Fitted(posterior, task.predict, "classes", Normalise(), images[:2], 7, 3, CHUNK, views)
+    ids = torch.arange(30, 300)
+    expected = alone(fitted, images).predictions(ids)
+    assert not torch.allclose(alone(replace(fitted, views=None), images).predictions(ids), expected, atol=1e-3)
+    assert torch.equal(together(fitted, images, shards).predictions(ids), expected)
 
 
 def test_what_is_wrong_with_an_item_is_told_as_by_one_process(

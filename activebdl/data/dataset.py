@@ -6,7 +6,7 @@ N: pool items, T: test items, B: items of a chunk, C: classes.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
 from activebdl.annotations import Label
-from activebdl.data.inputs import Inputs, Key, MappedInputs, StreamedInputs, as_tensor, check_axes, single
+from activebdl.data.inputs import Inputs, Key, MappedInputs, StreamedInputs, as_tensor, check_axes, chunks, single
 from activebdl.errors import UserError
 from activebdl.likelihoods import Likelihood
 from activebdl.targets import Classes, Numbers, Target
@@ -218,9 +218,11 @@ class Unlabelled:
     inputs: Inputs
     ids: Tensor
 
-    def some(self, count: int, generator: torch.Generator) -> Tensor:
-        """So many of them at random, ``[count, ...]`` as stored; one may come twice."""
-        return self.inputs[self.ids[torch.randint(len(self.ids), (count,), generator=generator)]]
+    def batches(self, size: int, count: int, generator: torch.Generator) -> Generator[Tensor]:
+        """So many stacks ``[size, ...]`` of them at random, as stored, where one may come twice; none of no items."""
+        if len(self.ids) == 0:
+            return chunks(self.inputs, self.ids, size)
+        return chunks(self.inputs, self.ids[torch.randint(len(self.ids), (size * count,), generator=generator)], size)
 
 
 @dataclass(frozen=True)
