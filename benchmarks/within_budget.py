@@ -1,0 +1,91 @@
+"""Whether a run's own labels would have chosen its recipe: cross-validation within the labels that it bought.
+
+    python -m benchmarks.within_budget runs/mnist-1000/power_bald-mc_dropout-seed0 ...   # as many runs as there are
+    python -m benchmarks.within_budget RUN --labels 300 --only recipe,affine
+
+The recipe of mnist-1000 was chosen on training images whose labels no run pays for. Here nothing is looked at but the
+labels in the journals of finished runs: five folds, fitted to four, asked of the fifth, for the recipe and for one
+change at a time. Labels that a strategy asks for are harder than the pool, and the errors so many more than on a test
+set; what counts is the difference, on the same items.
+"""
+
+import argparse
+import math
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from activebdl import ActiveDataset, Labelled, load
+from activebdl.build import make_fresh, make_method
+from activebdl.likelihoods import Categorical
+from activebdl.spec import RunSpec, read_spec
+from benchmarks.ablation import CHANGES
+
+FOLDS = 5
+DRAWS = 20
+OPTIONS = ("recipe", "no-augmentation", "affine", "batchbald-cnn", "dropout-half", "three-networks")
+
+
+def labelled_by(run: Path, count: int) -> Tensor:
+    """The ids of a run's first labels, in the order in which they were asked for."""
+    with sqlite3.connect(f"file:{run / 'journal.sqlite'}?mode=ro", uri=True) as journal:
+        ids = [id for (id,) in journal.execute("select id from asked order by round, position")]
+    return torch.tensor(ids[:count])
+
+
+def held_out(spec: RunSpec, data: ActiveDataset, ids: Tensor, seed: int) -> Tensor:
+    """``[n, 2]``: of each label, by the fit to the other folds, its NLL in nats and whether it was missed."""
+    assert data.labels is not None
+    fold = torch.randperm(len(ids), generator=torch.Generator().manual_seed(seed)) % FOLDS
+    found = torch.zeros(len(ids), 2, dtype=torch.float64)
+    for number in range(FOLDS):
+        rng = torch.Generator().manual_seed(1000 * seed + number)
+        known, asked = ids[fold != number], ids[fold == number]
+        labelled = Labelled(data.pool[known], data.labels[known], Categorical(len(data.classes)), data.normalise)
+        posterior = make_method(spec.posterior).fit(make_fresh(spec.network, data), labelled, generator=rng)
+        log_probs = posterior.draw(DRAWS, generator=rng).log_probs(data.normalise(data.pool[asked])).double()
+        mean = log_probs.logsumexp(dim=1) - math.log(DRAWS)
+        truth = data.labels[asked]
+        found[fold == number, 0] = -mean.gather(1, truth[:, None])[:, 0]
+        found[fold == number, 1] = (mean.argmax(dim=1) != truth).double()
+    return found
+
+
+def main() -> None:
+    """Prints the table, a line at a time."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path, nargs="+")
+    parser.add_argument("--labels", type=int, default=1000)
+    parser.add_argument("--only", default=",".join(OPTIONS))
+    arguments = parser.parse_args()
+    data = load("mnist")
+    print("| change | labels | errors | NLL | errors more than the recipe's | NLL more |\n|---|---|---|---|---|---|")
+    recipe: Tensor | None = None
+    for name in arguments.only.split(","):
+        spec = read_spec("mnist-1000", CHANGES[name])
+        found = torch.cat(
+            [held_out(spec, data, labelled_by(run, arguments.labels), seed) for seed, run in enumerate(arguments.runs)]
+        )
+        cells: list[Any] = [name, len(found), int(found[:, 1].sum()), f"{found[:, 0].mean():.3f}"]
+        if name == "recipe":
+            recipe = found
+        more = None if recipe is None else found - recipe
+        cells += (
+            ["", ""] if more is None or name == "recipe" else [_with_error(more[:, 1], True), _with_error(more[:, 0])]
+        )
+        print(f"| {' | '.join(map(str, cells))} |", flush=True)
+
+
+def _with_error(differences: Tensor, total: bool = False) -> str:
+    """Mean, or sum, of paired differences and its standard error."""
+    scale = len(differences) if total else 1
+    error = differences.std() / math.sqrt(len(differences)) * scale
+    digits = 0 if total else 3
+    return f"{differences.mean() * scale:+.{digits}f} ± {error:.{digits}f}"
+
+
+if __name__ == "__main__":
+    main()
