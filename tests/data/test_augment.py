@@ -2,9 +2,11 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from activebdl import Affine, Elastic, Handwriting, UserError
+from activebdl.data.augment import _dilated  # pyright: ignore[reportPrivateUsage]
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -104,6 +106,12 @@ def test_strokes_grow_and_shrink_between_erosion_and_dilation() -> None:
     share = growth - loss
     assert 0.59 < float(share.max()) < 0.6001 and -0.6001 < float(share.min()) < -0.59
     assert float(share.std()) == pytest.approx(1.2 / math.sqrt(12), rel=0.05)
+
+
+@pytest.mark.parametrize("shape", [(3, 1, 28, 28), (2, 3, 5, 9), (1, 1, 1, 2)])
+def test_dilation_is_the_largest_of_nine(shape: tuple[int, ...]) -> None:
+    x = torch.randn(shape, generator=seeded())
+    assert torch.equal(_dilated(x), F.max_pool2d(x, 3, stride=1, padding=1))
 
 
 @pytest.mark.parametrize("wrong", [{"flip": 1.5}, {"bend": -0.1}, {"points": 1}, {"stroke": 2}])
