@@ -1,7 +1,7 @@
 """Whether a run's own labels would have chosen its recipe: cross-validation within the labels that it bought.
 
     python -m benchmarks.within_budget runs/mnist-1000/power_bald-mc_dropout-seed0 ...   # as many runs as there are
-    python -m benchmarks.within_budget RUN --labels 300 --only recipe,affine
+    python -m benchmarks.within_budget RUN --labels 300 --only affine
 
 The recipe of mnist-1000 was chosen on training images whose labels no run pays for. Here nothing is looked at but the
 labels in the journals of finished runs: five folds, fitted to four, asked of the fifth, for the recipe and for one
@@ -11,29 +11,29 @@ set; what counts is the difference, on the same items.
 
 import argparse
 import math
-import sqlite3
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from activebdl import ActiveDataset, Labelled, load
 from activebdl.build import make_fresh, make_method
+from activebdl.journal_reading import read_history
 from activebdl.likelihoods import Categorical
+from activebdl.run_folders import JOURNAL
+from activebdl.scoring import predictive
 from activebdl.spec import RunSpec, read_spec
 from benchmarks.ablation import CHANGES
 
 FOLDS = 5
 DRAWS = 20
-OPTIONS = ("recipe", "no-augmentation", "affine", "batchbald-cnn", "dropout-half", "three-networks")
+OPTIONS = ("no-augmentation", "affine", "batchbald-cnn", "dropout-half", "three-networks")
 
 
 def labelled_by(run: Path, count: int) -> Tensor:
-    """The ids of a run's first labels, in the order in which they were asked for."""
-    with sqlite3.connect(f"file:{run / 'journal.sqlite'}?mode=ro", uri=True) as journal:
-        ids = [id for (id,) in journal.execute("select id from asked order by round, position")]
-    return torch.tensor(ids[:count])
+    """The ids of a run's first labels, in the order in which they came."""
+    lines, _ = read_history(run / JOURNAL)
+    return torch.tensor(list(dict.fromkeys(line.annotation.id for line in lines))[:count])
 
 
 def held_out(spec: RunSpec, data: ActiveDataset, ids: Tensor, seed: int) -> Tensor:
@@ -46,8 +46,7 @@ def held_out(spec: RunSpec, data: ActiveDataset, ids: Tensor, seed: int) -> Tens
         known, asked = ids[fold != number], ids[fold == number]
         labelled = Labelled(data.pool[known], data.labels[known], Categorical(len(data.classes)), data.normalise)
         posterior = make_method(spec.posterior).fit(make_fresh(spec.network, data), labelled, generator=rng)
-        log_probs = posterior.draw(DRAWS, generator=rng).log_probs(data.normalise(data.pool[asked])).double()
-        mean = log_probs.logsumexp(dim=1) - math.log(DRAWS)
+        mean = predictive(posterior.draw(DRAWS, generator=rng).log_probs(data.normalise(data.pool[asked])).double())
         truth = data.labels[asked]
         found[fold == number, 0] = -mean.gather(1, truth[:, None])[:, 0]
         found[fold == number, 1] = (mean.argmax(dim=1) != truth).double()
@@ -59,24 +58,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--labels", type=int, default=1000)
-    parser.add_argument("--only", default=",".join(OPTIONS))
+    parser.add_argument("--only", default=",".join(OPTIONS), help="changes, with commas between them")
     arguments = parser.parse_args()
     data = load("mnist")
     print("| change | labels | errors | NLL | errors more than the recipe's | NLL more |\n|---|---|---|---|---|---|")
-    recipe: Tensor | None = None
-    for name in arguments.only.split(","):
+
+    def outcomes(name: str) -> Tensor:
         spec = read_spec("mnist-1000", CHANGES[name])
-        found = torch.cat(
-            [held_out(spec, data, labelled_by(run, arguments.labels), seed) for seed, run in enumerate(arguments.runs)]
-        )
-        cells: list[Any] = [name, len(found), int(found[:, 1].sum()), f"{found[:, 0].mean():.3f}"]
-        if name == "recipe":
-            recipe = found
-        more = None if recipe is None else found - recipe
-        cells += (
-            ["", ""] if more is None or name == "recipe" else [_with_error(more[:, 1], True), _with_error(more[:, 0])]
-        )
-        print(f"| {' | '.join(map(str, cells))} |", flush=True)
+        runs = enumerate(arguments.runs)
+        return torch.cat([held_out(spec, data, labelled_by(run, arguments.labels), seed) for seed, run in runs])
+
+    recipe = outcomes("recipe")
+    _tell("recipe", recipe, "", "")
+    for name in arguments.only.split(","):
+        found = outcomes(name)
+        more = found - recipe
+        _tell(name, found, _with_error(more[:, 1], total=True), _with_error(more[:, 0]))
+
+
+def _tell(name: str, found: Tensor, *more: str) -> None:
+    cells = (name, str(len(found)), f"{found[:, 1].sum():.0f}", f"{found[:, 0].mean():.3f}", *more)
+    print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def _with_error(differences: Tensor, total: bool = False) -> str:

@@ -65,7 +65,7 @@ def test_equal_costs_change_nothing(rule: str, score: str, cost: float, seed: in
 def test_a_rule_weighs_the_score_per_cost() -> None:
     """With one item asked for, the power rule takes each in proportion to (score / cost) ^ beta."""
     costs = torch.linspace(1, 5, N, dtype=torch.double)
-    trials, count = 400, torch.zeros(N)
+    trials, count = 1500, torch.zeros(N)
     asked = query(costs, 1)
     for seed in range(trials):
         count[resolve("power_per_cost_bald", beta=2).select(replace(asked, generator=seeded(seed))).ids] += 1
