@@ -8,6 +8,7 @@ strategy: {name: power_bald, beta: 4}
 budget: 1000
 """
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -149,6 +150,9 @@ def named_strategy(spec: RunSpec, name: str) -> Named:
 def read_spec(source: str, changes: Mapping[str, Any] | None = None) -> RunSpec:
     """Reads a preset or a YAML file, and changes it.
 
+    A file that says ``extends: mnist-1000`` differs from that preset, or file beside it, only in what it says. Settings
+    within settings are changed one by one; something by another name, and a list, take the place of what there was.
+
     Args:
         source: A preset's name, or the path of a YAML file.
         changes: By dotted key, e.g. ``{"posterior.training.steps": 400}``.
@@ -156,8 +160,7 @@ def read_spec(source: str, changes: Mapping[str, Any] | None = None) -> RunSpec:
     Raises:
         UserError: No such preset or file, not YAML, or a value that cannot be; with the file's line.
     """
-    text, name = _read(source)
-    tree, lines = _parse(text, name)
+    tree, lines, name = _read_tree(source)
     changes = changes or {}
     for key, value in changes.items():
         _change(tree, key.split("."), value)
@@ -232,6 +235,37 @@ def _read(source: str) -> tuple[str, str]:
 
 Lines = dict[tuple[str, ...], int]
 """The line of every key in a YAML file."""
+
+
+def _read_tree(source: str, extended_by: tuple[str, ...] = ()) -> tuple[dict[str, Any], Lines, str]:
+    """What a source says, with what it extends; the lines are those of the source itself."""
+    text, name = _read(source)
+    tree, lines = _parse(text, name)
+    if "extends" not in tree:
+        return tree, lines, name
+    base = tree.pop("extends")
+    where = f"{name}, line {lines[('extends',)]}"
+    if not isinstance(base, str):
+        raise UserError(f"{where}: extends is the name of a preset or of a .yaml file, not {base!r}.")
+    if _is_yaml(base):
+        base = os.path.normpath(Path(source).parent / base)
+    if base in (source, *extended_by):
+        raise UserError(f"{where}: {base} extends itself.")
+    below, _, _ = _read_tree(base, (source, *extended_by))
+    if "experiment" in below and "experiment" not in tree:
+        below["experiment"] = _experiment(below, tree)
+    return _extended(below, tree), lines, name
+
+
+def _extended(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """What is below, with what is above in its place."""
+    tree = dict(below)
+    for key, value in above.items():
+        old = {"name": below[key]} if isinstance(below.get(key), str) else below.get(key)
+        if isinstance(old, Mapping) and isinstance(value, Mapping) and value.get("name") in (None, old.get("name")):
+            value = _extended(cast(Mapping[str, Any], old), cast(Mapping[str, Any], value))
+        tree[key] = value
+    return tree
 
 
 def _parse(text: str, name: str) -> tuple[dict[str, Any], Lines]:

@@ -49,6 +49,63 @@ def test_a_file_says_only_what_differs(tmp_path: Path) -> None:
     assert (spec.budget, spec.seed) == (60, 3)
 
 
+EXTENDED = """
+extends: mnist-1000
+dataset: {name: unbalanced_mnist, share: 0.2}
+posterior: {training: {steps: 7}}
+strategy: {beta: 2}
+start: random
+compare: {seeds: [1, 2]}
+"""
+
+
+def test_a_file_extends_a_preset_by_what_it_says(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(EXTENDED)
+    spec, base = read_spec(str(tmp_path / "mine.yaml")), read_spec("mnist-1000")
+    assert spec.dataset.options == {"share": 0.2}
+    assert spec.posterior.options["training"] == {**base.posterior.options["training"], "steps": 7}
+    assert spec.strategy == Named.model_validate({"name": "power_bald", "beta": 2})
+    assert spec.start == Named(name="random")
+    assert spec.compare == base.compare.model_copy(update={"seeds": (1, 2)})
+    assert (spec.network, spec.growth, spec.views) == (base.network, base.growth, base.views)
+    assert spec.experiment == "mnist-1000-custom"  # not among the preset's own curves
+
+
+def test_another_name_starts_afresh(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text(
+        "extends: mnist-1000\nposterior: {name: map}\nnetwork: {name: mlp, hidden: [9]}\n"
+    )
+    spec = read_spec(str(tmp_path / "mine.yaml"))
+    assert spec.posterior == Named(name="map")
+    assert spec.network.options == {"hidden": [9]}
+
+
+def test_files_extend_files_beside_them(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "base.yaml").write_text("extends: digits-small\nexperiment: ours\nbudget: 50\nseed: 4\n")
+    (tmp_path / "sub" / "mine.yaml").write_text("extends: ../base.yaml\nbudget: 60\nexperiment: mine\n")
+    spec = read_spec(str(tmp_path / "sub" / "mine.yaml"), {"seed": 5})
+    assert (spec.dataset.name, spec.experiment, spec.budget, spec.seed) == ("digits", "mine", 60, 5)
+
+
+def test_mistakes_in_what_is_extended(tmp_path: Path) -> None:
+    def mistake(text: str) -> str:
+        (tmp_path / "sub" / "mine.yaml").write_text(text)
+        with pytest.raises(UserError) as told:
+            read_spec(str(tmp_path / "sub" / "mine.yaml"))
+        return str(told.value)
+
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "other.yaml").write_text("extends: sub/mine.yaml\n")
+    assert "mine.yaml, line 2: extends is the name of a preset or of a .yaml file, not 3" in mistake(
+        "seed: 1\nextends: 3"
+    )
+    assert "other.yaml, line 1: " in (told := mistake("extends: ../other.yaml")) and "extends itself" in told
+    assert "Unknown preset 'mnits'" in mistake("extends: mnits")
+    assert "none.yaml' cannot be read" in mistake("extends: none.yaml")
+    assert "mine.yaml, line 2: there is no setting 'budgt'" in mistake("extends: mnist-1000\nbudgt: 3")
+
+
 def test_a_bare_name_can_be_given_options() -> None:
     spec = read_spec("digits-small", {"dataset.noise": 1, "strategy.beta": 3})
     assert spec.dataset.options == {"noise": 1}
@@ -164,7 +221,7 @@ def test_mistakes_in_settings_are_told(changes: dict[str, Any], message: str) ->
 def test_a_resolved_spec_has_every_default_written_out() -> None:
     spec = resolved(read_spec("mnist-1000", {"dataset": "repeated_mnist"}))
     assert spec.dataset.options == {"repeats": 3, "noise": 0.1, "seed": 0}
-    assert spec.network.options == {"dropout": 0.2, "width": 32, "hidden": 128}
+    assert spec.network.options == {"dropout": 0.05, "width": 32, "hidden": 128}
     assert spec.posterior.options["training"]["weight_decay"] == 0.01
     assert spec.posterior.options["training"]["augmentation"]["name"] == "handwriting"
     assert spec.counts is not None
