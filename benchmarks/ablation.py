@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from activebdl.metrics import labels_to_accuracy
+from activebdl.metrics import area_under_curve, labels_to_accuracy
 from activebdl.spec import RunSpec, read_spec
 from activebdl.sweep import compare, comparison_folder
 from activebdl.sweep._processes import Processes
@@ -32,8 +32,10 @@ CHANGES: dict[str, dict[str, Any]] = {
     "batchbald-cnn": {"network": {"name": "batchbald_cnn", "dropout": 0.5}},
     "dropout-half": {"network.dropout": 0.5},
     "random-start": {"start": "random"},
+    "typiclust-start": {"start": "typiclust"},
     "three-networks": {"posterior.name": "ensemble", "posterior.members": 3, "posterior.dropout": True},
     "no-views": {"views": None},
+    "views-in-scoring": {"views": {"count": 5, "scoring": True}},
     "pseudo-labels": {"posterior.training.pseudo_labels": True},
     "pretraining": {"pretraining": True},
 }
@@ -58,28 +60,47 @@ def spec_of(name: str, seeds: int) -> RunSpec:
 
 
 def table(folder: Path) -> str:
-    """Of each change and strategy, over the seeds, as Markdown."""
-    heads = [f"{count} labels" for count in TOLD]
-    lines = [f"| change | strategy | seeds | {' | '.join(heads)} | to 95 % | to 98 % |", "|---" * 9 + "|"]
+    """Of each change and strategy, over the seeds, as Markdown; areas beside those of the recipe's same seeds."""
+    heads = " | ".join(f"{count} labels" for count in TOLD)
+    lines = [f"| change | strategy | seeds | {heads} | to 95 % | to 98 % | area, to the recipe's |", "|---" * 10 + "|"]
+    recipe = _curves(folder / "recipe" / "curves.csv")
     for name in CHANGES:
-        file = folder / name / "curves.csv"
-        runs: dict[str, dict[str, dict[int, float]]] = defaultdict(lambda: defaultdict(dict))
-        for row in csv.DictReader(file.open()) if file.exists() else ():
-            runs[row["strategy"]][row["seed"]][int(row["n_labels"])] = float(row["accuracy"])
-        lines += [_line(name, strategy, list(seeds.values())) for strategy, seeds in runs.items()]
+        for strategy, curves in _curves(folder / name / "curves.csv").items():
+            beside = {} if name == "recipe" else recipe.get(strategy, {})
+            lines.append(f"| {name} | {strategy} | {_cells(curves, beside)} |")
     return "\n".join(lines)
 
 
-def _line(name: str, strategy: str, curves: Sequence[dict[int, float]]) -> str:
-    cells = [name, strategy, str(len(curves))]
-    for count in TOLD:
-        values = [100 * curve[count] for curve in curves]
-        spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
-        cells.append(f"{statistics.fmean(values):.2f}{spread}")
-    for target in (0.95, 0.98):
-        labels = [labels_to_accuracy(list(curve), list(curve.values()), target) for curve in curves]
+Curves = dict[str, dict[int, float]]
+"""Accuracy in percent by seed and number of labels."""
+
+
+def _curves(file: Path) -> dict[str, Curves]:
+    """By strategy; nothing where there is no such file yet."""
+    found: dict[str, Curves] = defaultdict(lambda: defaultdict(dict))
+    for row in csv.DictReader(file.open()) if file.exists() else ():
+        found[row["strategy"]][row["seed"]][int(row["n_labels"])] = 100 * float(row["accuracy"])
+    return found
+
+
+def _cells(curves: Curves, recipe: Curves) -> str:
+    cells = [str(len(curves)), *(_mean([curve[count] for curve in curves.values()]) for count in TOLD)]
+    for target in (95, 98):
+        labels = [labels_to_accuracy(list(curve), list(curve.values()), target) for curve in curves.values()]
         cells.append(" / ".join(str(count or "never") for count in labels))
-    return f"| {' | '.join(cells)} |"
+    more = [_area(curves[seed]) - _area(recipe[seed]) for seed in curves if seed in recipe]
+    return " | ".join([*cells, _mean(more, sign="+") if more else ""])
+
+
+def _area(curve: dict[int, float]) -> float:
+    """The mean accuracy over the labels, in percent."""
+    return area_under_curve(list(curve), list(curve.values()))
+
+
+def _mean(values: Sequence[float], sign: str = "") -> str:
+    """Mean and standard deviation."""
+    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.fmean(values):{sign}.2f}{spread}"
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ set; what counts is the difference, on the same items.
 import argparse
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,7 +28,16 @@ from benchmarks.ablation import CHANGES
 
 FOLDS = 5
 DRAWS = 20
-OPTIONS = ("no-augmentation", "affine", "batchbald-cnn", "dropout-half", "three-networks")
+OPTIONS = {
+    **{
+        name: CHANGES[name] for name in ("no-augmentation", "affine", "batchbald-cnn", "dropout-half", "three-networks")
+    },
+    "dropout-fifth": {"network.dropout": 0.2},
+    "half-the-steps": {"posterior.training.steps": 150, "posterior.training.steps_per_label": 0.25},
+    "twice-the-steps": {"posterior.training.steps": 600, "posterior.training.steps_per_label": 1.0},
+    "swag": {"posterior.name": "swag"},
+}
+"""By name, what differs from the preset; what concerns the choice of items or the pool cannot be told so."""
 
 
 def labelled_by(run: Path, count: int) -> Tensor:
@@ -60,18 +70,21 @@ def main() -> None:
     parser.add_argument("--labels", type=int, default=1000)
     parser.add_argument("--only", default=",".join(OPTIONS), help="changes, with commas between them")
     arguments = parser.parse_args()
+    wanted = arguments.only.split(",")
+    if unknown := set(wanted) - set(OPTIONS):
+        parser.error(f"there is no {', '.join(sorted(unknown))}; known: {', '.join(OPTIONS)}")
     data = load("mnist")
     print("| change | labels | errors | NLL | errors more than the recipe's | NLL more |\n|---|---|---|---|---|---|")
 
-    def outcomes(name: str) -> Tensor:
-        spec = read_spec("mnist-1000", CHANGES[name])
+    def outcomes(change: dict[str, Any]) -> Tensor:
+        spec = read_spec("mnist-1000", change)
         runs = enumerate(arguments.runs)
         return torch.cat([held_out(spec, data, labelled_by(run, arguments.labels), seed) for seed, run in runs])
 
-    recipe = outcomes("recipe")
+    recipe = outcomes({})
     _tell("recipe", recipe, "", "")
-    for name in arguments.only.split(","):
-        found = outcomes(name)
+    for name in wanted:
+        found = outcomes(OPTIONS[name])
         more = found - recipe
         _tell(name, found, _with_error(more[:, 1], total=True), _with_error(more[:, 0]))
 
