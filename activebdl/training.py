@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from activebdl.data.augment import Augmentation
 from activebdl.data.dataset import Labelled
 from activebdl.devices import Precision, check_precision, multiplying_in
-from activebdl.errors import UserError
+from activebdl.errors import UserError, words
 from activebdl.heap import keep_freed_memory
 from activebdl.likelihoods import Categorical, Likelihood
 from activebdl.pseudo_labels import PseudoLabels
@@ -279,8 +279,7 @@ def check_network(network: Callable[[], nn.Module], x: Tensor, width: int) -> nn
         try:
             outputs = module(x)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(f"The network cannot read items of shape {list(x.shape[1:])}: {reason}.") from error
+            raise UserError(f"The network cannot read items of shape {list(x.shape[1:])}: {words(error)}.") from error
     check_outputs(outputs, len(x), width)
     return module
 
