@@ -71,6 +71,26 @@ def test_a_file_extends_a_preset_by_what_it_says(tmp_path: Path) -> None:
     assert spec.experiment == "mnist-1000-custom"  # not among the preset's own curves
 
 
+@pytest.mark.parametrize(
+    ("text", "experiment"),
+    [
+        ("posterior: {training: {steps: 7}}", "mnist-1000-custom"),
+        ("posterior: {name: mc_dropout, masks_per_batch: 2}", "mnist-1000-custom"),
+        ("posterior: laplace", "mnist-1000"),
+        ("posterior: {name: ensemble, members: 3}", "mnist-1000"),
+        ("strategy: {beta: 2}\ncompare: {seeds: [1]}\ndevice: cpu", "mnist-1000"),
+        ("network: {width: 16}", "mnist-1000-custom"),
+        ("dataset: fashion_mnist", "mnist-1000-fashion_mnist"),
+        ("dataset: {name: mnist, tuning: true}", "mnist-1000-custom"),
+    ],
+)
+def test_what_extends_a_preset_is_its_experiment_as_on_the_command_line(
+    tmp_path: Path, text: str, experiment: str
+) -> None:
+    (tmp_path / "mine.yaml").write_text(f"extends: mnist-1000\n{text}\n")
+    assert read_spec(str(tmp_path / "mine.yaml")).experiment == experiment
+
+
 def test_another_name_starts_afresh(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(
         "extends: mnist-1000\nposterior: {name: map}\nnetwork: {name: mlp, hidden: [9]}\n"
