@@ -328,7 +328,10 @@ def _change(tree: dict[str, Any], keys: Sequence[str], value: Any) -> None:
         if isinstance(inner, str):  # a bare name that is given options now
             inner = {"name": inner}
         if isinstance(inner, int | float | list) and not isinstance(inner, bool):
-            raise UserError(f"'{'.'.join(keys)}' cannot be set: '{key}' is {inner}, and has no settings.")
+            raise UserError(
+                f"'{'.'.join(keys)}' cannot be set: '{key}' is {inner}, and no settings by name. Where it may be some, "
+                f"give them all at once, as in {key}={{{last}: {value}}}."
+            )
         at[key] = inner = cast(dict[str, Any], inner) if isinstance(inner, dict) else {}
         at = inner
     at[last] = value

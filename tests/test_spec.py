@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from activebdl import (
     WallTime,
 )
 from activebdl.build import make_method, make_pretraining, make_rule, make_views, named_posterior, resolved
+from activebdl.data.augment import strong
 from activebdl.spec import Named, named_strategy, presets, read_spec, spec_text, validate
+from activebdl.views import gentle
 
 
 @pytest.mark.parametrize("name", presets())
@@ -228,6 +231,7 @@ def test_an_empty_file_is_the_default_run(tmp_path: Path) -> None:
         ({"pretraining": {"stepz": 3}}, "setting 'pretraining' has no setting 'stepz'; it has: steps"),
         ({"pretraining": {"steps": 0}}, "SimCLR takes at least 1 step"),
         ({"views": 0}, "at least 1 view"),
+        ({"views.scoring": True}, r"'views' is 5, and no settings by name.* as in views={scoring: True}\.$"),
         ({"views": {"augmentation": "crop"}}, "Unknown augmentation 'crop'. Known: affine, elastic, handwriting"),
         ({"validation": 20}, "20 validation labels count among the 20 of the first round.* begin with more than 20"),
         ({"validation": 5, "counts": [5, 10]}, "5 validation labels count among the 5 of the first round"),
@@ -271,6 +275,15 @@ def test_switches_are_on_or_off_or_have_settings() -> None:
         SimCLR(10, augmentation=Affine()),
         Views(augmentation=Elastic(bend=0.01), scoring=True),
     )
+
+
+def test_options_of_an_augmentation_alone_change_those_and_no_others() -> None:
+    spec = resolved(
+        read_spec("digits-small", {"views.augmentation.rotation": 3, "pretraining.augmentation.bend": 0.01})
+    )
+    views, pretraining = make_views(spec), make_pretraining(spec)
+    assert views is not None and views.augmentation == replace(gentle(), rotation=3)
+    assert pretraining is not None and pretraining.augmentation == replace(strong(), bend=0.01)
 
 
 def test_stopping_rules_are_read_with_their_settings_and_written_out() -> None:
