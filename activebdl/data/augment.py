@@ -56,11 +56,14 @@ class Affine:
 
     def grid(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Where each output pixel comes from, ``[B, H, W, 2]``: x and y, from -1 to 1 over the image."""
-        maps = self.sample(len(x), generator).to(x.device, x.dtype)
+        maps = self.sample(len(x), generator)
+        wide = x.shape[3] / x.shape[2]  # each axis runs from -1 to 1, however long it is
+        maps[:, :, :2] *= torch.tensor([[1.0, 1 / wide], [wide, 1.0]])
+        maps = maps.to(x.device, x.dtype)
         return F.affine_grid(maps, list(x.shape), align_corners=False)
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """Maps ``[count, 2, 3]`` from output to input coordinates, both in [-1, 1]."""
+        """Maps ``[count, 2, 3]`` from output to input coordinates, of square images and both in [-1, 1]."""
         u = torch.rand(count, 6, generator=generator) * 2 - 1
         angle = u[:, 0] * (self.rotation * torch.pi / 180)
         scale_x, scale_y = 1 + self.scale * u[:, 1], 1 + self.scale * u[:, 2]
