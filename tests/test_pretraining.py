@@ -279,6 +279,20 @@ def test_a_network_without_a_last_layer_is_refused_before_any_label() -> None:
         ActiveLearning(data(), no_head, counts=[4], pretraining=settings())
 
 
+def test_whose_augmentation_cannot_treat_the_items_is_told() -> None:
+    x, y = torch.rand(20, 5), torch.arange(20) % 2
+    vectors = ActiveDataset.from_arrays(x, y, x, y)
+
+    def reader() -> nn.Module:
+        return nn.Sequential(nn.Dropout(0.1), nn.Linear(5, 2))
+
+    with pytest.raises(UserError, match="augmentation of pretraining does not suit.* needs images"):
+        ActiveLearning(vectors, reader, counts=[4], pretraining=SimCLR())
+    guessing = MCDropout(Training(pseudo_labels=PseudoLabels()))
+    with pytest.raises(UserError, match="augmentation of pseudo_labels does not suit.* needs images"):
+        ActiveLearning(vectors, reader, counts=[4], posterior=guessing)
+
+
 @pytest.mark.parametrize(
     "wrong", [{"steps": 0}, {"batch_size": 1}, {"projection": 0}, {"temperature": 0.0}, {"learning_rate": -1.0}]
 )
