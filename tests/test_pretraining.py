@@ -208,6 +208,18 @@ def test_a_network_that_does_something_else_learns_by_itself(own_cache: Path) ->
     assert len(list(own_cache.glob("*.pt"))) == 2
 
 
+def test_an_augmentation_that_does_something_else_teaches_by_itself(own_cache: Path) -> None:
+    def dimmed(by: float) -> SimCLR:
+        def dim(x: Tensor, generator: torch.Generator) -> Tensor:
+            return x * by
+
+        return SimCLR(2, batch_size=32, projection=8, augmentation=dim)
+
+    for by in (0.5, 0.8, 0.5):
+        learn(data(), dimmed(by), 0)
+    assert len(list(own_cache.glob("*.pt"))) == 2
+
+
 @pytest.mark.parametrize("steps", [1, 2, 9, 10])
 def test_a_few_steps_will_do(steps: int) -> None:
     told: list[int] = []
