@@ -48,6 +48,9 @@ class Training:
             2019, "A Study of BFLOAT16 for Deep Learning Training").
         pseudo_labels: Semi-supervised training: the pool takes part, by what the network guesses of it; None leaves it
             out. A step then costs two to three times as much.
+
+    Raises:
+        UserError: A number that cannot be.
     """
 
     steps: int = 800

@@ -32,6 +32,9 @@ class Affine:
         scale: Uniform factor in [1 - scale, 1 + scale] on each axis.
         shear: Uniform in [-shear, shear], as the tangent of the angle.
         flip: Probability with which left and right change places; not for digits.
+
+    Raises:
+        UserError: ``flip`` is no probability; or, when it is called, the items are no images.
     """
 
     rotation: float = 12.0
@@ -88,6 +91,9 @@ class Elastic(Affine):
     Args:
         bend: Standard deviation of the displacement at a point of the grid, on each axis, as a share of the side.
         points: Of the grid, along each side: fewer bend whole strokes, more make them tremble.
+
+    Raises:
+        UserError: As for `Affine`; or ``bend`` is negative, or there are fewer than 2 points.
     """
 
     bend: float = 0.03
@@ -115,6 +121,9 @@ class Handwriting(Elastic):
 
     Args:
         stroke: Highest share of either, uniform in [-stroke, stroke]; above 0 is thicker.
+
+    Raises:
+        UserError: As for `Elastic`; or ``stroke`` is no share.
     """
 
     rotation: float = 15.0
