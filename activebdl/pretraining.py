@@ -247,7 +247,7 @@ def _digest(
         module = network()
     with evaluating(module), torch.no_grad():
         does = module(dataset.normalise(dataset.pool[ids[:1].repeat(2)]))
-    bent = settings.augmentation(dataset.pool[ids[:2]].float(), torch.Generator().manual_seed(0))  # nor that of augmentations
+    bent = settings.augmentation(dataset.pool[ids[:2]].float(), torch.Generator().manual_seed(0))  # nor can its code
     for value in (*module.state_dict().values(), does, bent):
         seen.update(value.detach().float().cpu().contiguous().numpy().tobytes())
     told = (
