@@ -1,5 +1,6 @@
 """Augmentation of training batches, on the device, each image with its own transformation."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -34,7 +35,7 @@ class Affine:
         flip: Probability with which left and right change places; not for digits.
 
     Raises:
-        UserError: ``flip`` is no probability; or, when it is called, the items are no images.
+        UserError: A number that cannot be; or, when it is called, the items are no images.
     """
 
     rotation: float = 12.0
@@ -44,6 +45,9 @@ class Affine:
     flip: float = 0.0
 
     def __post_init__(self) -> None:
+        sizes = (self.rotation, self.shift, self.scale, self.shear)
+        if not all(0 <= size < math.inf for size in sizes) or self.scale >= 1:
+            raise UserError(f"rotation, shift, scale and shear are 0 or more, and scale below 1; they are {sizes}.")
         if not 0 <= self.flip <= 1:
             raise UserError(f"flip is a probability, from 0 to 1, and is {self.flip}.")
 
@@ -101,7 +105,7 @@ class Elastic(Affine):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.bend < 0 or self.points < 2:
+        if not 0 <= self.bend < math.inf or self.points < 2:
             raise UserError(f"bend is 0 or more and points 2 or more, not {self.bend} and {self.points}.")
 
     def grid(self, x: Tensor, generator: torch.Generator) -> Tensor:

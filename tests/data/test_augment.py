@@ -129,7 +129,19 @@ def test_dilation_is_the_largest_of_nine(shape: tuple[int, ...]) -> None:
     assert torch.equal(_dilated(x), F.max_pool2d(x, 3, stride=1, padding=1))
 
 
-@pytest.mark.parametrize("wrong", [{"flip": 1.5}, {"bend": -0.1}, {"points": 1}, {"stroke": 2}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"flip": 1.5},
+        {"bend": -0.1},
+        {"bend": math.nan},
+        {"points": 1},
+        {"stroke": 2},
+        {"rotation": math.nan},
+        {"shift": -1},
+        {"scale": 1},
+    ],
+)
 def test_options_that_cannot_be_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(UserError, match=next(iter(wrong))):
         Handwriting(**wrong)  # pyright: ignore[reportArgumentType]
