@@ -193,6 +193,9 @@ def validate(tree: Mapping[str, Any], name: str, lines: "Lines | None" = None) -
             raise UserError(f"{where}: there is no setting '{'.'.join(keys)}'. Known: {known}.") from None
         if first["type"] == "value_error":  # our own words, which name the key
             raise UserError(f"{where}: {first['msg'].removeprefix('Value error, ')}.") from None
+        if len(keys) == 2 and not isinstance(tree[keys[0]], Mapping | list):  # one of several forms: all are told
+            about = RunSpec.model_fields[keys[0]].description
+            raise UserError(f"{where}: {keys[0]} cannot be {tree[keys[0]]!r}; it is {about}.") from None
         got = "" if first["type"] == "missing" else f", not {first['input']!r}"
         message = first["msg"].removeprefix("Input ").partition(", unable")[0].replace("valid tuple", "list")
         raise UserError(f"{where}: {'.'.join(keys)} {message[:1].lower()}{message[1:]}{got}.") from None

@@ -171,6 +171,13 @@ BAD: list[tuple[str, str]] = [
     ("stop: [{kappa: 3}]\n", "line 1: stop.0.name field required"),
     ("validation: -1\n", "line 1: validation should be greater than or equal to 0, not -1"),
     ("stop_set: 0\n", "line 1: stop_set should be greater than or equal to 1, not 0"),
+    (
+        "seed: 0\nviews: no-views\n",
+        "line 2: views cannot be 'no-views'; it is test-time augmentation: true, a number of",
+    ),
+    ("pretraining: 3\n", r"line 1: pretraining cannot be 3; it is features learned .*: true, or its settings\.$"),
+    ("candidates: 0.5\n", "line 1: candidates cannot be 0.5; it is what a strategy sees: null for all, a number"),
+    ("scoring: 3\n", "line 1: scoring cannot be 3; it is full: all draws see every item; race: "),
     ("draws: 0\n", "line 1: draws should be greater than or equal to 1, not 0"),
 ]
 
