@@ -186,8 +186,7 @@ def validate(tree: Mapping[str, Any], name: str, lines: "Lines | None" = None) -
     except ValidationError as error:
         first = error.errors()[0]
         keys = tuple(str(key) for key in first["loc"])
-        line = _line(lines or {}, keys)
-        where = f"{name}, line {line}" if line else name
+        where = _place(lines or {}, keys) or name
         if first["type"] == "extra_forbidden":
             known = ", ".join(Comparison.model_fields if keys[0] == "compare" else RunSpec.model_fields)
             raise UserError(f"{where}: there is no setting '{'.'.join(keys)}'. Known: {known}.") from None
@@ -236,28 +235,28 @@ def _read(source: str) -> tuple[str, str]:
         raise UserError(f"'{source}' cannot be read: {reason}.") from error
 
 
-Lines = dict[tuple[str, ...], int]
-"""The line of every key in a YAML file."""
+Lines = dict[tuple[str, ...], str]
+"""Where each key stands: the YAML file and the line."""
 
 
 def _read_tree(source: str, extended_by: tuple[str, ...] = ()) -> tuple[dict[str, Any], Lines, str]:
-    """What a source says, with what it extends; the lines are those of the source itself."""
+    """What a source says, with what it extends, and where."""
     text, name = _read(source)
     tree, lines = _parse(text, name)
     if "extends" not in tree:
         return tree, lines, name
     base = tree.pop("extends")
-    where = f"{name}, line {lines[('extends',)]}"
+    where = lines.pop(("extends",))
     if not isinstance(base, str):
         raise UserError(f"{where}: extends is the name of a preset or of a .yaml file, not {base!r}.")
     if _is_yaml(base):
         base = os.path.normpath(Path(source).parent / base)
     if base in (source, *extended_by):
         raise UserError(f"{where}: {base} extends itself.")
-    below, _, _ = _read_tree(base, (source, *extended_by))
+    below, lines_below, _ = _read_tree(base, (source, *extended_by))
     if "experiment" in below and "experiment" not in tree:
         below["experiment"] = _experiment(below, _changes(below, tree))
-    return _extended(below, tree), lines, name
+    return _extended(below, tree), lines_below | lines, name
 
 
 def _changes(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -302,7 +301,7 @@ def _parse(text: str, name: str) -> tuple[dict[str, Any], Lines]:
         return {}, {}
     if not isinstance(tree, dict):
         raise UserError(f"{name}, line 1: a run is told by 'key: value' lines, not by a {type(tree).__name__}.")
-    return cast(dict[str, Any], tree), dict(_lines(root, ()))
+    return cast(dict[str, Any], tree), {keys: f"{name}, line {line}" for keys, line in _lines(root, ())}
 
 
 def _lines(node: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], int]]:
@@ -316,8 +315,8 @@ def _lines(node: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], 
             yield from _lines(value, (*path, str(index)))
 
 
-def _line(lines: Lines, keys: tuple[str, ...]) -> int | None:
-    """Of the key, or of the nearest thing around it that the file has."""
+def _place(lines: Lines, keys: tuple[str, ...]) -> str | None:
+    """Of the key, or of the nearest thing around it that a file has."""
     while keys and keys not in lines:
         keys = keys[:-1]
     return lines.get(keys)

@@ -124,6 +124,10 @@ def test_mistakes_in_what_is_extended(tmp_path: Path) -> None:
         "seed: 1\nextends: 3"
     )
     assert "other.yaml, line 1: " in (told := mistake("extends: ../other.yaml")) and "extends itself" in told
+    (tmp_path / "base.yaml").write_text("seed: 1\nbudget: many\ncompare:\n  seeds: [-1]\n")
+    assert "base.yaml, line 2: budget should be" in mistake("extends: ../base.yaml\nseed: 3")
+    assert "mine.yaml, line 2: budget should be" in mistake("extends: ../base.yaml\nbudget: few")
+    assert "base.yaml, line 4: compare.seeds.0 should" in mistake("extends: ../base.yaml\nbudget: 30")
     assert "Unknown preset 'mnits'" in mistake("extends: mnits")
     assert "none.yaml' cannot be read" in mistake("extends: none.yaml")
     assert "mine.yaml, line 2: there is no setting 'budgt'" in mistake("extends: mnist-1000\nbudgt: 3")
