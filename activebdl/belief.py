@@ -118,11 +118,15 @@ class Learner:
     def _check_augmentations(self, training: object) -> None:
         """Tries them on two items."""
         pseudo_labels = getattr(training, "pseudo_labels", None)
-        for what in (training, pseudo_labels, self.pretraining):
+        whose = {"training": training, "pseudo_labels": pseudo_labels, "pretraining": self.pretraining}
+        for name, what in whose.items():
             augmentation = getattr(what, "augmentation", None)
             if augmentation is not None:
                 x = self.dataset.pool[torch.tensor([0, 0])].to(self.device).float()
-                augmentation(x, torch.Generator().manual_seed(0))
+                try:
+                    augmentation(x, torch.Generator().manual_seed(0))
+                except UserError as error:
+                    raise UserError(f"The augmentation of {name} does not suit the data set: {error}") from error
 
 
 class Belief:

@@ -294,13 +294,14 @@ def _default(cls: type[Any], key: str) -> object:
 
 
 def _augmentation(given: object, default: object) -> Augmentation | None:
-    """None, a name, or a name with options; options alone are those of the default, or of affine maps."""
+    """None, a name, or a name with options; options alone change those of the default, or of affine maps."""
     if given is None or callable(given):
         return given  # pyright: ignore[reportReturnType]
     if not isinstance(given, str | Mapping):
         raise UserError(f"The augmentation is a name ({', '.join(AUGMENTATIONS)}), or null for none, not {given!r}.")
-    usual = next((name for name, cls in AUGMENTATIONS.items() if type(default) is cls), "affine")
-    named = Named.model_validate(given if isinstance(given, str) else {"name": usual, **given})
+    if isinstance(given, Mapping) and "name" not in given:
+        given = {**(plain(default) if type(default) in AUGMENTATIONS.values() else {"name": "affine"}), **given}
+    named = Named.model_validate(given)
     if named.name not in AUGMENTATIONS:
         raise UserError(f"Unknown augmentation '{named.name}'. Known: {', '.join(AUGMENTATIONS)}; or null for none.")
     return _from_options(AUGMENTATIONS[named.name], named.options, f"augmentation '{named.name}'")
@@ -308,14 +309,11 @@ def _augmentation(given: object, default: object) -> Augmentation | None:
 
 def plain(settings: Any) -> dict[str, Any]:
     """A dataclass of hyperparameters as plain data; an augmentation keeps its name."""
-    found: dict[str, Any] = {}
+    names = [name for name, cls in AUGMENTATIONS.items() if type(settings) is cls]
+    found: dict[str, Any] = {"name": names[0]} if names else {}
     for field in dataclasses.fields(settings):
         value = getattr(settings, field.name)
-        if dataclasses.is_dataclass(value):
-            names = [name for name, cls in AUGMENTATIONS.items() if type(value) is cls]
-            found[field.name] = {"name": names[0], **plain(value)} if names else plain(value)
-        else:
-            found[field.name] = value
+        found[field.name] = plain(value) if dataclasses.is_dataclass(value) else value
     return found
 
 

@@ -51,6 +51,9 @@ class SimCLR:
         temperature: tau; lower looks at the most alike among the others.
         projection: P.
         augmentation: What an image is recognised through.
+
+    Raises:
+        UserError: A number that cannot be.
     """
 
     steps: int = 1500
@@ -244,7 +247,8 @@ def _digest(
         module = network()
     with evaluating(module), torch.no_grad():
         does = module(dataset.normalise(dataset.pool[ids[:1].repeat(2)]))
-    for value in (*module.state_dict().values(), does):
+    bent = settings.augmentation(dataset.pool[ids[:2]].float(), torch.Generator().manual_seed(0))  # nor can its code
+    for value in (*module.state_dict().values(), does, bent):
         seen.update(value.detach().float().cpu().contiguous().numpy().tobytes())
     told = (
         str(module),

@@ -32,6 +32,9 @@ class PseudoLabels:
         weight: Of what they cost, beside the labels.
         after: Share of the steps that are taken on labels alone, before there is anything to be sure of.
         augmentation: A, what the guesses must stand; None leaves that to dropout alone (Lee 2013).
+
+    Raises:
+        UserError: A number that cannot be.
     """
 
     items: int = 64
@@ -56,6 +59,9 @@ class PseudoLabels:
             labelled: Whose pool they come from.
             steps: Those that look at the pool.
             rng: Of the choice of items.
+
+        Raises:
+            UserError: The labelled items come without their pool.
         """
         if labelled.unlabelled is None:
             raise UserError("pseudo_labels need the pool, and Labelled.unlabelled is None.")

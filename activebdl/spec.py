@@ -186,13 +186,15 @@ def validate(tree: Mapping[str, Any], name: str, lines: "Lines | None" = None) -
     except ValidationError as error:
         first = error.errors()[0]
         keys = tuple(str(key) for key in first["loc"])
-        line = _line(lines or {}, keys)
-        where = f"{name}, line {line}" if line else name
+        where = _place(lines or {}, keys) or name
         if first["type"] == "extra_forbidden":
             known = ", ".join(Comparison.model_fields if keys[0] == "compare" else RunSpec.model_fields)
             raise UserError(f"{where}: there is no setting '{'.'.join(keys)}'. Known: {known}.") from None
         if first["type"] == "value_error":  # our own words, which name the key
             raise UserError(f"{where}: {first['msg'].removeprefix('Value error, ')}.") from None
+        if len(keys) == 2 and not isinstance(tree[keys[0]], Mapping | list):  # one of several forms: all are told
+            about = RunSpec.model_fields[keys[0]].description
+            raise UserError(f"{where}: {keys[0]} cannot be {tree[keys[0]]!r}; it is {about}.") from None
         got = "" if first["type"] == "missing" else f", not {first['input']!r}"
         message = first["msg"].removeprefix("Input ").partition(", unable")[0].replace("valid tuple", "list")
         raise UserError(f"{where}: {'.'.join(keys)} {message[:1].lower()}{message[1:]}{got}.") from None
@@ -233,39 +235,56 @@ def _read(source: str) -> tuple[str, str]:
         raise UserError(f"'{source}' cannot be read: {reason}.") from error
 
 
-Lines = dict[tuple[str, ...], int]
-"""The line of every key in a YAML file."""
+Lines = dict[tuple[str, ...], str]
+"""Where each key stands: the YAML file and the line."""
 
 
 def _read_tree(source: str, extended_by: tuple[str, ...] = ()) -> tuple[dict[str, Any], Lines, str]:
-    """What a source says, with what it extends; the lines are those of the source itself."""
+    """What a source says, with what it extends, and where."""
     text, name = _read(source)
     tree, lines = _parse(text, name)
     if "extends" not in tree:
         return tree, lines, name
     base = tree.pop("extends")
-    where = f"{name}, line {lines[('extends',)]}"
+    where = lines.pop(("extends",))
     if not isinstance(base, str):
         raise UserError(f"{where}: extends is the name of a preset or of a .yaml file, not {base!r}.")
     if _is_yaml(base):
         base = os.path.normpath(Path(source).parent / base)
     if base in (source, *extended_by):
         raise UserError(f"{where}: {base} extends itself.")
-    below, _, _ = _read_tree(base, (source, *extended_by))
+    below, lines_below, _ = _read_tree(base, (source, *extended_by))
     if "experiment" in below and "experiment" not in tree:
-        below["experiment"] = _experiment(below, tree)
-    return _extended(below, tree), lines, name
+        below["experiment"] = _experiment(below, _changes(below, tree))
+    return _extended(below, tree), lines_below | lines, name
+
+
+def _changes(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """What is above, by the keys that would change it on the command line."""
+    found: dict[str, Any] = {}
+    for key, value in above.items():
+        inner = _within(below.get(key), value)
+        found |= {key: value} if inner is None else {f"{key}.{option}": inner[option] for option in inner}
+    return found
 
 
 def _extended(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """What is below, with what is above in its place."""
     tree = dict(below)
     for key, value in above.items():
-        old = {"name": below[key]} if isinstance(below.get(key), str) else below.get(key)
-        if isinstance(old, Mapping) and isinstance(value, Mapping) and value.get("name") in (None, old.get("name")):
-            value = _extended(cast(Mapping[str, Any], old), cast(Mapping[str, Any], value))
-        tree[key] = value
+        inner = _within(below.get(key), value)
+        old = {"name": below[key]} if isinstance(below.get(key), str) else below.get(key, {})
+        tree[key] = value if inner is None else _extended(old, inner)
     return tree
+
+
+def _within(old: Any, value: Any) -> dict[str, Any] | None:
+    """The settings that change some of the old ones, without the name; None for what takes their place."""
+    named = {"name": old} if isinstance(old, str) else old
+    if not (isinstance(named, Mapping) and isinstance(value, Mapping)):
+        return None
+    settings, name = dict(cast(Mapping[str, Any], value)), cast(Mapping[str, Any], named).get("name")
+    return settings if settings.pop("name", name) == name else None
 
 
 def _parse(text: str, name: str) -> tuple[dict[str, Any], Lines]:
@@ -282,7 +301,7 @@ def _parse(text: str, name: str) -> tuple[dict[str, Any], Lines]:
         return {}, {}
     if not isinstance(tree, dict):
         raise UserError(f"{name}, line 1: a run is told by 'key: value' lines, not by a {type(tree).__name__}.")
-    return cast(dict[str, Any], tree), dict(_lines(root, ()))
+    return cast(dict[str, Any], tree), {keys: f"{name}, line {line}" for keys, line in _lines(root, ())}
 
 
 def _lines(node: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], int]]:
@@ -296,8 +315,8 @@ def _lines(node: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], 
             yield from _lines(value, (*path, str(index)))
 
 
-def _line(lines: Lines, keys: tuple[str, ...]) -> int | None:
-    """Of the key, or of the nearest thing around it that the file has."""
+def _place(lines: Lines, keys: tuple[str, ...]) -> str | None:
+    """Of the key, or of the nearest thing around it that a file has."""
     while keys and keys not in lines:
         keys = keys[:-1]
     return lines.get(keys)
@@ -311,7 +330,10 @@ def _change(tree: dict[str, Any], keys: Sequence[str], value: Any) -> None:
         if isinstance(inner, str):  # a bare name that is given options now
             inner = {"name": inner}
         if isinstance(inner, int | float | list) and not isinstance(inner, bool):
-            raise UserError(f"'{'.'.join(keys)}' cannot be set: '{key}' is {inner}, and has no settings.")
+            raise UserError(
+                f"'{'.'.join(keys)}' cannot be set: '{key}' is {inner}, and no settings by name. Where it may be some, "
+                f"give them all at once, as in {key}={{{last}: {value}}}."
+            )
         at[key] = inner = cast(dict[str, Any], inner) if isinstance(inner, dict) else {}
         at = inner
     at[last] = value

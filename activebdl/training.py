@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from activebdl.data.augment import Augmentation
 from activebdl.data.dataset import Labelled
 from activebdl.devices import Precision, check_precision, multiplying_in
-from activebdl.errors import UserError
+from activebdl.errors import UserError, words
 from activebdl.heap import keep_freed_memory
 from activebdl.likelihoods import Categorical, Likelihood
 from activebdl.pseudo_labels import PseudoLabels
@@ -48,6 +48,9 @@ class Training:
             2019, "A Study of BFLOAT16 for Deep Learning Training").
         pseudo_labels: Semi-supervised training: the pool takes part, by what the network guesses of it; None leaves it
             out. A step then costs two to three times as much.
+
+    Raises:
+        UserError: A number that cannot be.
     """
 
     steps: int = 800
@@ -279,8 +282,7 @@ def check_network(network: Callable[[], nn.Module], x: Tensor, width: int) -> nn
         try:
             outputs = module(x)
         except (RuntimeError, ValueError, TypeError, IndexError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise UserError(f"The network cannot read items of shape {list(x.shape[1:])}: {reason}.") from error
+            raise UserError(f"The network cannot read items of shape {list(x.shape[1:])}: {words(error)}.") from error
     check_outputs(outputs, len(x), width)
     return module
 

@@ -35,6 +35,9 @@ class Views:
             every view.
         augmentation: Of the views but the first; a map of where pixels come from, see `Augmentation`.
         scoring: Whether strategies look so too, or predictions alone do.
+
+    Raises:
+        UserError: There is not one view.
     """
 
     count: int = 5

@@ -208,6 +208,18 @@ def test_a_network_that_does_something_else_learns_by_itself(own_cache: Path) ->
     assert len(list(own_cache.glob("*.pt"))) == 2
 
 
+def test_an_augmentation_that_does_something_else_teaches_by_itself(own_cache: Path) -> None:
+    def dimmed(by: float) -> SimCLR:
+        def dim(x: Tensor, generator: torch.Generator) -> Tensor:
+            return x * by
+
+        return SimCLR(2, batch_size=32, projection=8, augmentation=dim)
+
+    for by in (0.5, 0.8, 0.5):
+        learn(data(), dimmed(by), 0)
+    assert len(list(own_cache.glob("*.pt"))) == 2
+
+
 @pytest.mark.parametrize("steps", [1, 2, 9, 10])
 def test_a_few_steps_will_do(steps: int) -> None:
     told: list[int] = []
@@ -277,6 +289,20 @@ def test_a_network_without_a_last_layer_is_refused_before_any_label() -> None:
 
     with pytest.raises(UserError, match="nn.Linear"):
         ActiveLearning(data(), no_head, counts=[4], pretraining=settings())
+
+
+def test_whose_augmentation_cannot_treat_the_items_is_told() -> None:
+    x, y = torch.rand(20, 5), torch.arange(20) % 2
+    vectors = ActiveDataset.from_arrays(x, y, x, y)
+
+    def reader() -> nn.Module:
+        return nn.Sequential(nn.Dropout(0.1), nn.Linear(5, 2))
+
+    with pytest.raises(UserError, match="augmentation of pretraining does not suit.* needs images"):
+        ActiveLearning(vectors, reader, counts=[4], pretraining=SimCLR())
+    guessing = MCDropout(Training(pseudo_labels=PseudoLabels()))
+    with pytest.raises(UserError, match="augmentation of pseudo_labels does not suit.* needs images"):
+        ActiveLearning(vectors, reader, counts=[4], posterior=guessing)
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from activebdl import (
     WallTime,
 )
 from activebdl.build import make_method, make_pretraining, make_rule, make_views, named_posterior, resolved
+from activebdl.data.augment import strong
 from activebdl.spec import Named, named_strategy, presets, read_spec, spec_text, validate
+from activebdl.views import gentle
 
 
 @pytest.mark.parametrize("name", presets())
@@ -71,6 +74,26 @@ def test_a_file_extends_a_preset_by_what_it_says(tmp_path: Path) -> None:
     assert spec.experiment == "mnist-1000-custom"  # not among the preset's own curves
 
 
+@pytest.mark.parametrize(
+    ("text", "experiment"),
+    [
+        ("posterior: {training: {steps: 7}}", "mnist-1000-custom"),
+        ("posterior: {name: mc_dropout, masks_per_batch: 2}", "mnist-1000-custom"),
+        ("posterior: laplace", "mnist-1000"),
+        ("posterior: {name: ensemble, members: 3}", "mnist-1000"),
+        ("strategy: {beta: 2}\ncompare: {seeds: [1]}\ndevice: cpu", "mnist-1000"),
+        ("network: {width: 16}", "mnist-1000-custom"),
+        ("dataset: fashion_mnist", "mnist-1000-fashion_mnist"),
+        ("dataset: {name: mnist, tuning: true}", "mnist-1000-custom"),
+    ],
+)
+def test_what_extends_a_preset_is_its_experiment_as_on_the_command_line(
+    tmp_path: Path, text: str, experiment: str
+) -> None:
+    (tmp_path / "mine.yaml").write_text(f"extends: mnist-1000\n{text}\n")
+    assert read_spec(str(tmp_path / "mine.yaml")).experiment == experiment
+
+
 def test_another_name_starts_afresh(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(
         "extends: mnist-1000\nposterior: {name: map}\nnetwork: {name: mlp, hidden: [9]}\n"
@@ -101,6 +124,10 @@ def test_mistakes_in_what_is_extended(tmp_path: Path) -> None:
         "seed: 1\nextends: 3"
     )
     assert "other.yaml, line 1: " in (told := mistake("extends: ../other.yaml")) and "extends itself" in told
+    (tmp_path / "base.yaml").write_text("seed: 1\nbudget: many\ncompare:\n  seeds: [-1]\n")
+    assert "base.yaml, line 2: budget should be" in mistake("extends: ../base.yaml\nseed: 3")
+    assert "mine.yaml, line 2: budget should be" in mistake("extends: ../base.yaml\nbudget: few")
+    assert "base.yaml, line 4: compare.seeds.0 should" in mistake("extends: ../base.yaml\nbudget: 30")
     assert "Unknown preset 'mnits'" in mistake("extends: mnits")
     assert "none.yaml' cannot be read" in mistake("extends: none.yaml")
     assert "mine.yaml, line 2: there is no setting 'budgt'" in mistake("extends: mnist-1000\nbudgt: 3")
@@ -148,6 +175,13 @@ BAD: list[tuple[str, str]] = [
     ("stop: [{kappa: 3}]\n", "line 1: stop.0.name field required"),
     ("validation: -1\n", "line 1: validation should be greater than or equal to 0, not -1"),
     ("stop_set: 0\n", "line 1: stop_set should be greater than or equal to 1, not 0"),
+    (
+        "seed: 0\nviews: no-views\n",
+        "line 2: views cannot be 'no-views'; it is test-time augmentation: true, a number of",
+    ),
+    ("pretraining: 3\n", r"line 1: pretraining cannot be 3; it is features learned .*: true, or its settings\.$"),
+    ("candidates: 0.5\n", "line 1: candidates cannot be 0.5; it is what a strategy sees: null for all, a number"),
+    ("scoring: 3\n", "line 1: scoring cannot be 3; it is full: all draws see every item; race: "),
     ("draws: 0\n", "line 1: draws should be greater than or equal to 1, not 0"),
 ]
 
@@ -208,6 +242,7 @@ def test_an_empty_file_is_the_default_run(tmp_path: Path) -> None:
         ({"pretraining": {"stepz": 3}}, "setting 'pretraining' has no setting 'stepz'; it has: steps"),
         ({"pretraining": {"steps": 0}}, "SimCLR takes at least 1 step"),
         ({"views": 0}, "at least 1 view"),
+        ({"views.scoring": True}, r"'views' is 5, and no settings by name.* as in views={scoring: True}\.$"),
         ({"views": {"augmentation": "crop"}}, "Unknown augmentation 'crop'. Known: affine, elastic, handwriting"),
         ({"validation": 20}, "20 validation labels count among the 20 of the first round.* begin with more than 20"),
         ({"validation": 5, "counts": [5, 10]}, "5 validation labels count among the 5 of the first round"),
@@ -251,6 +286,15 @@ def test_switches_are_on_or_off_or_have_settings() -> None:
         SimCLR(10, augmentation=Affine()),
         Views(augmentation=Elastic(bend=0.01), scoring=True),
     )
+
+
+def test_options_of_an_augmentation_alone_change_those_and_no_others() -> None:
+    spec = resolved(
+        read_spec("digits-small", {"views.augmentation.rotation": 3, "pretraining.augmentation.bend": 0.01})
+    )
+    views, pretraining = make_views(spec), make_pretraining(spec)
+    assert views is not None and views.augmentation == replace(gentle(), rotation=3)
+    assert pretraining is not None and pretraining.augmentation == replace(strong(), bend=0.01)
 
 
 def test_stopping_rules_are_read_with_their_settings_and_written_out() -> None:

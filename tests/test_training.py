@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from activebdl import Affine, Training, UserError
 from activebdl.data import Labelled, Normalise
 from activebdl.likelihoods import Categorical
-from activebdl.training import _batches, train
+from activebdl.training import _batches, check_network, train
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -93,6 +93,15 @@ def test_uint8_images_are_augmented_before_they_are_normalised() -> None:
 def test_a_network_of_the_wrong_width_is_told() -> None:
     with pytest.raises(UserError, match=r"outputs of shape \(64, 3\).* It gave \(64, 4\)"):
         train(lambda: nn.Linear(2, 4), labelled(), Training(steps=2), generator=seeded())
+
+
+def test_a_network_that_raises_without_a_word_is_told() -> None:
+    class Refusing(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            raise ValueError
+
+    with pytest.raises(UserError, match=r"cannot read items of shape \[2\]: ValueError\."):
+        check_network(Refusing, torch.zeros(2, 2), 3)
 
 
 def test_a_loss_that_is_nan_is_told_with_its_step() -> None:

@@ -1,5 +1,6 @@
 """Augmentation of training batches, on the device, each image with its own transformation."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -32,6 +33,9 @@ class Affine:
         scale: Uniform factor in [1 - scale, 1 + scale] on each axis.
         shear: Uniform in [-shear, shear], as the tangent of the angle.
         flip: Probability with which left and right change places; not for digits.
+
+    Raises:
+        UserError: A number that cannot be; or, when it is called, the items are no images.
     """
 
     rotation: float = 12.0
@@ -41,6 +45,9 @@ class Affine:
     flip: float = 0.0
 
     def __post_init__(self) -> None:
+        sizes = (self.rotation, self.shift, self.scale, self.shear)
+        if not all(0 <= size < math.inf for size in sizes) or self.scale >= 1:
+            raise UserError(f"rotation, shift, scale and shear are 0 or more, and scale below 1; they are {sizes}.")
         if not 0 <= self.flip <= 1:
             raise UserError(f"flip is a probability, from 0 to 1, and is {self.flip}.")
 
@@ -56,11 +63,14 @@ class Affine:
 
     def grid(self, x: Tensor, generator: torch.Generator) -> Tensor:
         """Where each output pixel comes from, ``[B, H, W, 2]``: x and y, from -1 to 1 over the image."""
-        maps = self.sample(len(x), generator).to(x.device, x.dtype)
+        maps = self.sample(len(x), generator)
+        wide = x.shape[3] / x.shape[2]  # each axis runs from -1 to 1, however long it is
+        maps[:, :, :2] *= torch.tensor([[1.0, 1 / wide], [wide, 1.0]])
+        maps = maps.to(x.device, x.dtype)
         return F.affine_grid(maps, list(x.shape), align_corners=False)
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """Maps ``[count, 2, 3]`` from output to input coordinates, both in [-1, 1]."""
+        """Maps ``[count, 2, 3]`` from output to input coordinates, of square images and both in [-1, 1]."""
         u = torch.rand(count, 6, generator=generator) * 2 - 1
         angle = u[:, 0] * (self.rotation * torch.pi / 180)
         scale_x, scale_y = 1 + self.scale * u[:, 1], 1 + self.scale * u[:, 2]
@@ -85,6 +95,9 @@ class Elastic(Affine):
     Args:
         bend: Standard deviation of the displacement at a point of the grid, on each axis, as a share of the side.
         points: Of the grid, along each side: fewer bend whole strokes, more make them tremble.
+
+    Raises:
+        UserError: As for `Affine`; or ``bend`` is negative, or there are fewer than 2 points.
     """
 
     bend: float = 0.03
@@ -92,7 +105,7 @@ class Elastic(Affine):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.bend < 0 or self.points < 2:
+        if not 0 <= self.bend < math.inf or self.points < 2:
             raise UserError(f"bend is 0 or more and points 2 or more, not {self.bend} and {self.points}.")
 
     def grid(self, x: Tensor, generator: torch.Generator) -> Tensor:
@@ -112,6 +125,9 @@ class Handwriting(Elastic):
 
     Args:
         stroke: Highest share of either, uniform in [-stroke, stroke]; above 0 is thicker.
+
+    Raises:
+        UserError: As for `Elastic`; or ``stroke`` is no share.
     """
 
     rotation: float = 15.0

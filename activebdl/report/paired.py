@@ -64,7 +64,8 @@ def leads_from(differences: Sequence[Sequence[float]], comparisons: int = 1) -> 
     found = None
     for place in reversed(range(len(differences))):
         d = differences[place]
-        if float(np.mean(d)) <= 0 or wilcoxon_p(d) > SIGNIFICANT / max(1, comparisons):
+        ahead = float(np.mean(d)) > 0 and rank_biserial(d) > 0  # one pair can turn the mean alone
+        if not ahead or wilcoxon_p(d) > SIGNIFICANT / max(1, comparisons):
             break
         found = place
     return found

@@ -7,7 +7,7 @@ the data set repeated_mnist, and the noise there is .1 as here.
 
 The rule of matching, which `matching` is:
 
-    data set      the same, with the same repeats and the same noise
+    data set      the same, with the same repeats, noise and test set
     acquisition   that of a strategy in the report, or of the score in a stochastic form of it (power_bald: bald);
                   random wherever it was published
     query size    the nearest to ours, then the most runs: one curve for each acquisition
@@ -104,7 +104,7 @@ def _same_data(each: Published, spec: RunSpec) -> bool:
     if each.dataset != spec.dataset.name:
         return False
     if each.dataset == "mnist":
-        return True
+        return not options.get("tuning", False)  # another test set
     return options.get("repeats", 3) == each.repeats and options.get("noise", _NOISE) == _NOISE
 
 

@@ -42,8 +42,11 @@ class Test:
 
     @property
     def tells(self) -> bool:
-        """Whether there is a difference, at 5 % over all arms that answer the same question."""
-        return self.p_holm <= SIGNIFICANT
+        """Whether there is a difference, at 5 % over all arms that answer the same question.
+
+        Where a pair far from the others turns the mean against the ranks that the test goes by, nobody is told better.
+        """
+        return self.p_holm <= SIGNIFICANT and self.mean.mean * self.effect > 0
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,8 @@ class Verdict:
             return hopeless
         if not any(self.area.differences):
             likely = "the two are the same with every seed"
+        elif self.area.p_holm <= SIGNIFICANT:
+            likely = "most seeds say one thing and the mean another: a seed far from the others turns the mean"
         elif self.needed is None:
             likely = "more than 1,000 seeds would be needed for a difference like this one"
         elif self.needed <= n:

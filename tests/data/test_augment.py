@@ -20,6 +20,13 @@ def centre(images: Tensor) -> Tensor:
     return torch.stack([(weights.sum(1) * at).sum(1), (weights.sum(2) * at).sum(1)], dim=1)
 
 
+def centre_of(images: Tensor) -> Tensor:
+    """As `centre`, in pixels, of images of any sides."""
+    weights = images[:, 0] / images[:, 0].sum((1, 2), keepdim=True)
+    across, down = (torch.arange(side) + 0.5 - side / 2 for side in (images.shape[3], images.shape[2]))
+    return torch.stack([(weights.sum(1) * across).sum(1), (weights.sum(2) * down).sum(1)], dim=1)
+
+
 def dot(n: int, x: float = 0.0, y: float = 0.0) -> Tensor:
     at = (torch.arange(64) + 0.5) / 64 - 0.5
     blob = torch.exp(-((at - x)[None, :] ** 2 + (at - y)[:, None] ** 2) / 0.002)
@@ -45,6 +52,14 @@ def test_a_rotation_keeps_the_distance_and_stays_within_its_degrees() -> None:
     degrees = torch.atan2(turned[:, 1], turned[:, 0]).rad2deg()
     assert 29 < float(degrees.abs().max()) < 30.5
     assert float(degrees.min()) < -25
+
+
+def test_a_rotation_is_one_on_images_that_are_no_squares_too() -> None:
+    square = dot(500, x=0.3)
+    bar = torch.cat([square, torch.zeros(500, 1, 64, 32)], 3)[:, :, :, :96].roll(16, 3)  # the same dot, on 64 x 96
+    turned = centre(Affine(30, 0, 0, 0)(square, seeded())) * 64
+    wide = centre_of(Affine(30, 0, 0, 0)(bar, seeded()))
+    torch.testing.assert_close(wide, turned, rtol=0, atol=0.2)
 
 
 def test_scales_act_on_each_axis_by_itself() -> None:
@@ -114,7 +129,19 @@ def test_dilation_is_the_largest_of_nine(shape: tuple[int, ...]) -> None:
     assert torch.equal(_dilated(x), F.max_pool2d(x, 3, stride=1, padding=1))
 
 
-@pytest.mark.parametrize("wrong", [{"flip": 1.5}, {"bend": -0.1}, {"points": 1}, {"stroke": 2}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"flip": 1.5},
+        {"bend": -0.1},
+        {"bend": math.nan},
+        {"points": 1},
+        {"stroke": 2},
+        {"rotation": math.nan},
+        {"shift": -1},
+        {"scale": 1},
+    ],
+)
 def test_options_that_cannot_be_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(UserError, match=next(iter(wrong))):
         Handwriting(**wrong)  # pyright: ignore[reportArgumentType]

@@ -114,6 +114,9 @@ def test_the_lead_goes_back_to_the_first_place_that_does_not_tell() -> None:
     assert leads_from([[0.0] * 6, SIX]) == 1
     assert leads_from([SIX[:5]]) is None  # five pairs never tell
     assert leads_from([SIX], comparisons=2) is None  # .031 > .05 / 2
+    far = [-0.01 - i / 1e4 for i in range(19)] + [0.9]  # 19 of 20 are behind, and the last one turns the mean
+    assert np.mean(far) > 0 and wilcoxon_p(far) < 0.01
+    assert leads_from([far]) is None
 
 
 def test_a_lead_that_is_not_there_is_rarely_told() -> None:

@@ -38,6 +38,7 @@ def test_they_are_drawn_beside_the_same_data_acquisition_and_nearest_query_size(
     assert keys(spec(query_size=5), "batchbald(samples=2000)") == ["mnist_multibald_bald_k100_b5"]
     assert keys(spec(), "margin") == []
     assert keys(spec(dataset="digits"), "bald") == []
+    assert keys(spec(**{"dataset.tuning": True}), "bald") == []  # on other images
     repeated = spec(dataset={"name": "repeated_mnist", "repeats": 5}, query_size=10)
     assert keys(repeated, "epig") == ["repeated_mnist_w_noise5_independent_random_k10_b10"]
     assert keys(spec(dataset={"name": "repeated_mnist", "noise": 0.3}), "bald") == []

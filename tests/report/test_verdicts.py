@@ -42,6 +42,19 @@ def test_a_difference_that_is_there_is_told_with_its_size() -> None:
     assert told.arms["bald"].final.mean == pytest.approx(0.785) and told.against == "random"
 
 
+def test_a_mean_that_one_seed_turns_against_all_others_tells_nothing() -> None:
+    behind = [-0.01 - i / 1e4 for i in range(19)]
+    random = seeds_of("random", [0.5] * 20)
+    for turned in (1, -1):
+        ours = seeds_of("bald", [0.5 + turned * gain for gain in (*behind, 0.4)])
+        (verdict,) = compare_arms([*random, *ours]).verdicts
+        assert verdict.area.p < 0.01 and verdict.area.mean.mean * turned > 0 > verdict.area.effect * turned
+        assert verdict.outcome == "cannot tell" and verdict.leads_from is None
+        assert "a seed far from the others turns the mean" in str(verdict)
+    (verdict,) = compare_arms([*random, *seeds_of("bald", [0.5 + gain for gain in (*behind, -0.4)])]).verdicts
+    assert verdict.outcome == "worse"
+
+
 def test_from_where_on_an_arm_is_ahead_at_every_count_is_told() -> None:
     counts, base = (20, 40, 60, 80), [0.5, 0.6, 0.7, 0.8]
     random = [curve("random", seed, [h + 0.001 * seed for h in base], counts) for seed in range(6)]
