@@ -33,7 +33,12 @@ CHANGES: dict[str, dict[str, Any]] = {
     "dropout-half": {"network.dropout": 0.5},
     "random-start": {"start": "random"},
     "typiclust-start": {"start": "typiclust"},
-    "three-networks": {"posterior.name": "ensemble", "posterior.members": 3, "posterior.dropout": True},
+    "three-networks": {
+        "posterior.name": "ensemble",
+        "posterior.members": 3,
+        "posterior.dropout": True,
+        "test_draws": 15,  # each of the three from each of the five views
+    },
     "no-views": {"views": None},
     "views-in-scoring": {"views": {"count": 5, "scoring": True}},
     "pseudo-labels": {"posterior.training.pseudo_labels": True},

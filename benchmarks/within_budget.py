@@ -6,7 +6,7 @@
 The recipe of mnist-1000 was chosen on training images whose labels no run pays for. Here nothing is looked at but the
 labels in the journals of finished runs: five folds, fitted to four, asked of the fifth, for the recipe and for one
 change at a time. Labels that a strategy asks for are harder than the pool, and the errors so many more than on a test
-set; what counts is the difference, on the same items.
+set; what counts is the difference, on the same folds.
 """
 
 import argparse
@@ -47,10 +47,10 @@ def labelled_by(run: Path, count: int) -> Tensor:
 
 
 def held_out(spec: RunSpec, data: ActiveDataset, ids: Tensor, seed: int) -> Tensor:
-    """``[n, 2]``: of each label, by the fit to the other folds, its NLL in nats and whether it was missed."""
+    """``[FOLDS, 2]``: of each fold, by the fit to the others, the percentage missed and the mean NLL in nats."""
     assert data.labels is not None
     fold = torch.randperm(len(ids), generator=torch.Generator().manual_seed(seed)) % FOLDS
-    found = torch.zeros(len(ids), 2, dtype=torch.float64)
+    found = torch.zeros(FOLDS, 2, dtype=torch.float64)
     for number in range(FOLDS):
         rng = torch.Generator().manual_seed(1000 * seed + number)
         known, asked = ids[fold != number], ids[fold == number]
@@ -58,8 +58,8 @@ def held_out(spec: RunSpec, data: ActiveDataset, ids: Tensor, seed: int) -> Tens
         posterior = make_method(spec.posterior).fit(make_fresh(spec.network, data), labelled, generator=rng)
         mean = predictive(posterior.draw(DRAWS, generator=rng).log_probs(data.normalise(data.pool[asked])).double())
         truth = data.labels[asked]
-        found[fold == number, 0] = -mean.gather(1, truth[:, None])[:, 0]
-        found[fold == number, 1] = (mean.argmax(dim=1) != truth).double()
+        found[number, 0] = 100 * (mean.argmax(dim=1) != truth).double().mean()
+        found[number, 1] = -mean.gather(1, truth[:, None]).mean()
     return found
 
 
@@ -74,7 +74,7 @@ def main() -> None:
     if unknown := set(wanted) - set(OPTIONS):
         parser.error(f"there is no {', '.join(sorted(unknown))}; known: {', '.join(OPTIONS)}")
     data = load("mnist")
-    print("| change | labels | errors | NLL | errors more than the recipe's | NLL more |\n|---|---|---|---|---|---|")
+    print("| change | missed, % | NLL | missed more than by the recipe | NLL more |\n|---|---|---|---|---|")
 
     def outcomes(change: dict[str, Any]) -> Tensor:
         spec = read_spec("mnist-1000", change)
@@ -85,21 +85,17 @@ def main() -> None:
     _tell("recipe", recipe, "", "")
     for name in wanted:
         found = outcomes(OPTIONS[name])
-        more = found - recipe
-        _tell(name, found, _with_error(more[:, 1], total=True), _with_error(more[:, 0]))
+        _tell(name, found, *(_with_error(more) for more in (found - recipe).unbind(dim=1)))
 
 
 def _tell(name: str, found: Tensor, *more: str) -> None:
-    cells = (name, str(len(found)), f"{found[:, 1].sum():.0f}", f"{found[:, 0].mean():.3f}", *more)
-    print(f"| {' | '.join(cells)} |", flush=True)
+    missed, nll = found.mean(dim=0).tolist()
+    print(f"| {' | '.join((name, f'{missed:.2f}', f'{nll:.3f}', *more))} |", flush=True)
 
 
-def _with_error(differences: Tensor, total: bool = False) -> str:
-    """Mean, or sum, of paired differences and its standard error."""
-    scale = len(differences) if total else 1
-    error = differences.std() / math.sqrt(len(differences)) * scale
-    digits = 0 if total else 3
-    return f"{differences.mean() * scale:+.{digits}f} ± {error:.{digits}f}"
+def _with_error(differences: Tensor) -> str:
+    """Their mean and its standard error, over folds: the items of a fold share one fit."""
+    return f"{differences.mean():+.3f} ± {differences.std() / math.sqrt(len(differences)):.3f}"
 
 
 if __name__ == "__main__":
