@@ -1,6 +1,7 @@
 """What is said at the queue: written once and paid once, undone, revised, refused."""
 
 import threading
+from typing import Any
 
 import pytest
 
@@ -127,13 +128,23 @@ def test_an_item_shown_once_more_may_keep_its_answer(book: Book) -> None:
     assert shown(queue, "a") == []
 
 
-def test_the_last_answer_of_a_batch_can_be_taken_back_while_poll_waits(book: Book) -> None:
+def test_the_last_answer_of_a_batch_can_be_taken_back_while_poll_waits(
+    book: Book, monkeypatch: pytest.MonkeyPatch
+) -> None:
     queue = Queue(grace=60.0)
     queue.open(ask(book, range(1)))
     say(queue, "a", 0, 1)
     polled: list[bool] = []
+    waits, wait_for = threading.Event(), queue._changed.wait_for
+
+    def told(*condition: Any) -> Any:
+        waits.set()  # which nobody else can change before the wait begins
+        return wait_for(*condition)
+
+    monkeypatch.setattr(queue._changed, "wait_for", told)
     poll = threading.Thread(target=lambda: polled.append(queue.settle() is None), daemon=True)
     poll.start()
+    assert waits.wait(20)
     queue.undo("a")
     poll.join(20)
     assert polled == [True]
