@@ -188,7 +188,7 @@ def test_looks_drop_as_training_does() -> None:
 
 def test_looks_are_the_same_for_the_same_generator_and_change_nothing_else() -> None:
     module, data = conv(), single(images())
-    before, x = state(module), data.inputs
+    before, x, two = state(module), data.inputs, list[Tensor]()
     pairs = [(None, None), (seeded(3), seeded(3))]
     for first, second in pairs:
         found, again = (Laplace().from_trained(module, data, generator=g) for g in (first, second))
@@ -197,6 +197,8 @@ def test_looks_are_the_same_for_the_same_generator_and_change_nothing_else() -> 
         assert torch.equal(two[0], two[1])
         assert all(torch.equal(v, module.state_dict()[k]) for k, v in found.head.module.state_dict().items())
         assert not any(child.training for child in found.head.module.modules())
+    other = Laplace().from_trained(module, data, generator=seeded(4))
+    assert not torch.equal(other.draw(2, generator=seeded()).log_probs(x), two[0])
     assert state(module) == before
     with pytest.raises(UserError, match="looks at every item must not be negative, and are -1"):
         Laplace(looks=-1)

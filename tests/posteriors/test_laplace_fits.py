@@ -55,13 +55,18 @@ def test_a_network_that_is_trained_already_gives_what_a_fit_gives(structure: Str
 
 
 def test_stored_inputs_are_normalised_and_not_augmented() -> None:
-    """uint8 items with a normalisation are what the same items are that are normalised by hand."""
+    """uint8 items with a normalisation are what the same items are that are normalised by hand; without looks."""
     stored, normalise = torch.randint(256, (9, 1, 6, 6), generator=seeded()), Normalise(255.0, 0.4, 0.3)
     by_hand = (stored.float() / 255 - 0.4) / 0.3
     kept = Labelled(stored.to(torch.uint8), torch.arange(9) % 3, Categorical(3), normalise)
     ready = Labelled(by_hand, torch.arange(9) % 3, Categorical(3))
+
+    def augmented(x: Tensor, generator: torch.Generator) -> Tensor:
+        raise AssertionError("it is not looked at with augmentation")
+
     module = made(conv).float()
-    two = [last_layer(module, data=data, prior_precision=1.0, structure="full").covariance() for data in (kept, ready)]
+    options = {"prior_precision": 1.0, "structure": "full", "training": Training(augmentation=augmented), "looks": 0}
+    two = [last_layer(module, data=data, **options).covariance() for data in (kept, ready)]
     torch.testing.assert_close(two[0], two[1], rtol=1e-4, atol=1e-5)
     assert (two[0] - torch.eye(39)).abs().max() > 0.1  # the prior alone
 

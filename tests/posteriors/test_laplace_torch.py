@@ -30,10 +30,10 @@ from tests.posteriors.states import state
 # ---- its numbers beside ours ----
 
 
-def peer(module: nn.Module, data: Labelled, structure: str, subset: str = "last_layer") -> Any:
+def peer(module: nn.Module, data: Labelled, structure: str) -> Any:
     library = pytest.importorskip("laplace", exc_type=ImportError)
     loader: Any = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(data.inputs, data.labels), batch_size=50)
-    fitted = library.Laplace(module, "classification", subset_of_weights=subset, hessian_structure=structure)
+    fitted = library.Laplace(module, "classification", subset_of_weights="last_layer", hessian_structure=structure)
     fitted.fit(loader)
     return fitted
 
