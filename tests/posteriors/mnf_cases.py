@@ -26,9 +26,12 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 EVERY = pytest.mark.parametrize("name", LAYERS)
 
 
-def layer(plain: nn.Module, scale: float = 0.4, **options: Any) -> MultiplicativeLayer:
-    """A layer of which no parameter is where it starts; in float64."""
-    made = scrambled(MultiplicativeLayer(plain, MNF(hidden=5, **options)), scale)
+def layer(plain: nn.Module, scale: float = 0.4, seed: int = 0, **options: Any) -> MultiplicativeLayer:
+    """A layer of which no parameter is where it starts, the same whatever ran before; in float64."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        plain.reset_parameters()  # type: ignore[operator]
+        made = scrambled(MultiplicativeLayer(plain, MNF(hidden=5, **options)), scale)
     assert isinstance(made, MultiplicativeLayer)
     return made.requires_grad_(False)
 

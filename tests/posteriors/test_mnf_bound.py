@@ -73,12 +73,24 @@ def test_an_auxiliary_that_ignores_the_weights_misses_the_divergence_by_the_info
 @pytest.mark.parametrize("couplings", [0, 2])
 @pytest.mark.parametrize("seed", range(4))
 def test_the_bound_is_above_the_divergence_whatever_the_auxiliary_is(couplings: int, seed: int) -> None:
-    torch.manual_seed(seed)
-    made = layer(nn.Linear(3, 2, bias=False), couplings=0)
-    other = layer(nn.Linear(3, 2, bias=False), scale=0.2 * (seed + 1), couplings=couplings)
+    made = layer(nn.Linear(3, 2, bias=False), seed=seed, couplings=0)
+    other = layer(nn.Linear(3, 2, bias=False), scale=0.2 * (seed + 1), seed=seed, couplings=couplings)
     made.r = other.r
+    torch.manual_seed(seed)
     bound, error = mean_and_error(made.kl_bound(20_000))
     assert bound > float(exact_divergence(made, made.q.log_sd.exp())) - 4 * error
+
+
+def learn_to_read(made: MultiplicativeLayer) -> None:
+    """Trains the auxiliary, and nothing else."""
+    made.r.requires_grad_(True)
+    optimizer = torch.optim.Adam(made.r.parameters(), 0.02)
+    torch.manual_seed(0)
+    for _ in range(400):
+        optimizer.zero_grad()
+        made.kl_bound(256).mean().backward()
+        optimizer.step()
+    made.r.requires_grad_(False)
 
 
 def test_the_bound_closes_as_the_auxiliary_learns_to_read_z_from_the_weight() -> None:
@@ -88,23 +100,16 @@ def test_the_bound_closes_as_the_auxiliary_learns_to_read_z_from_the_weight() ->
     for parameter, value in (*values, (made.r.contrast, 0.5)):
         parameter.fill_(value)
     exact = float(exact_divergence(made, made.q.log_sd.exp()))
-    made.r.requires_grad_(True)
-    optimizer = torch.optim.Adam(made.r.parameters(), 0.02)
-    torch.manual_seed(0)
-    for _ in range(400):
-        optimizer.zero_grad()
-        made.kl_bound(256).mean().backward()
-        optimizer.step()
-    bound, error = mean_and_error(made.kl_bound(50_000).detach())
+    learn_to_read(made)
+    bound, error = mean_and_error(made.kl_bound(50_000))
     assert error < 0.02
     assert -4 * error < bound - exact < 0.1
 
 
-@torch.no_grad()
 def test_the_bound_is_above_the_divergence_of_a_flowed_distribution() -> None:
-    """q(W) = mean over z of q(W | z), by 20,000 z, which can only put the divergence too low."""
-    made = layer(nn.Linear(2, 1, bias=False), scale=1.0, couplings=4)
-    torch.manual_seed(0)
+    """q(W) = mean over z of q(W | z), by 20,000 z, which can only put the divergence too low; and near it."""
+    made = layer(nn.Linear(2, 1, bias=False), scale=0.6, couplings=4)
+    learn_to_read(made)
     z = made.sample_z(20_000)
     w = torch.cat([made.draw(seeded(i))["weight"] for i in range(500)])
     given = torch.distributions.Normal(made.mu * z, made.log_sigma.exp())
@@ -112,7 +117,8 @@ def test_the_bound_is_above_the_divergence_of_a_flowed_distribution() -> None:
     log_p = torch.distributions.Normal(0.0, made.prior_sd).log_prob(w).sum(-1)
     exact, exact_error = mean_and_error(log_q - log_p)
     bound, error = mean_and_error(made.kl_bound(20_000))
-    assert bound > exact - 4 * (error + exact_error)
+    assert error + exact_error < 0.06
+    assert -4 * (error + exact_error) < bound - exact < 0.3
 
 
 def regression(n: int = 12) -> tuple[Labelled, float]:
