@@ -146,7 +146,9 @@ def test_abstentions_are_replaced_and_paid_for_and_a_stop_in_the_middle_changes_
     assert rounds[-1].cost == pytest.approx(sum(0.1 + id / 7 for id in asked))
 
 
-def test_costs_add_up_and_the_time_of_validation_is_the_first_rounds(dataset: ActiveDataset, network: Network) -> None:
+def test_costs_add_up_and_end_a_run_in_the_round_that_reaches_the_limit(
+    dataset: ActiveDataset, network: Network
+) -> None:
     assert dataset.labels is not None
     labels, costs = dataset.labels, torch.linspace(1, 9, 120).double()
     asked: list[int] = []
