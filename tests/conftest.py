@@ -1,7 +1,8 @@
 """What several tests need: tiny data, tiny networks, posteriors whose draws are known."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -9,6 +10,10 @@ from hypothesis import settings
 from torch import Tensor, nn
 
 from activebdl import ABSTAIN, ActiveDataset, Annotation, Normalise, Request
+from tests.oracles.web.chromium import chromium
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 settings.register_profile("no-deadline", deadline=None)  # no test asserts a time
 settings.load_profile("no-deadline")
@@ -81,3 +86,9 @@ class SlowOracle:
 @pytest.fixture
 def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("activebdl.asking._LONGEST_PAUSE", 0.0)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Generator["Browser"]:
+    with chromium() as found:
+        yield found

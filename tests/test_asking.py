@@ -1,9 +1,9 @@
-"""The cycle with oracles that revise, vote, cost, hang, fail, or answer elsewhere: nothing answered is lost."""
+"""The cycle with oracles that vote, wait, hang, fail, or answer elsewhere: nothing answered is lost."""
 
 import threading
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,137 +13,14 @@ from torch import Tensor
 
 from activebdl import ActiveDataset, Annotation, Request, Round, UserError, Waiting
 from activebdl.journal import Journal
-from activebdl.labels import fix
 from tests.conftest import SlowOracle, small_network
+from tests.scripted import Scripted, truth_of
 from tests.test_loop import Network, cycle, timeless
 
 pytestmark = pytest.mark.usefixtures("quick_looks")
 
 
-@dataclass
-class Scripted:
-    """Answers with the truth at once, but for what a script says beside or in place of it, by request."""
-
-    truth: Tensor
-    script: dict[str, Callable[[Request], list[Annotation]]] = field(default_factory=dict)  # pyright: ignore
-    requests: list[Request] = field(default_factory=list[Request])
-
-    def submit(self, request: Request) -> str:
-        self.requests.append(request)
-        return request.key
-
-    def poll(self, ticket: str) -> Sequence[Annotation]:
-        request = self.requests[-1]
-        truth = [Annotation(id, int(self.truth[id]), "ann") for id in request.ids]
-        return truth if ticket not in self.script else self.script[ticket](request)
-
-
-def truth_of(dataset: ActiveDataset) -> Tensor:
-    assert dataset.labels is not None
-    return dataset.labels
-
-
-def fitted_on(monkeypatch: pytest.MonkeyPatch) -> list[dict[int, int]]:
-    """The labels by id that each fit sees."""
-    from activebdl.belief import Belief
-
-    seen: list[dict[int, int]] = []
-    task = Belief.task.func
-
-    def watch(belief: Belief) -> Any:
-        if len(belief.ids):
-            seen.append(dict(zip(belief.ids.tolist(), belief.labels.tolist(), strict=True)))
-        return task(belief)
-
-    watched = type(Belief.task)(watch)
-    watched.__set_name__(Belief, "task")
-    monkeypatch.setattr(Belief, "task", watched)
-    return seen
-
-
-def test_a_revision_counts_from_the_next_round_on_and_a_resumed_run_agrees(
-    dataset: ActiveDataset, network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """However late it is resumed: what each round went by does not change."""
-    truth, path = truth_of(dataset), tmp_path / "journal.sqlite"
-    first: list[int] = []
-
-    def revise(request: Request) -> list[Annotation]:
-        first.append(request.history[0].id)
-        wrong = (int(truth[first[0]]) + 1) % 3
-        return [
-            Annotation(first[0], wrong, "ann"),
-            *(Annotation(id, int(truth[id]), "ann") for id in request.ids),
-        ]
-
-    seen = fitted_on(monkeypatch)
-    whole = list(cycle(dataset, network, oracle=Scripted(truth, {"round-1-attempt-0": revise}), journal=path))
-    id = first[0]
-    assert [labels[id] for labels in seen] == [int(truth[id])] + 2 * [(int(truth[id]) + 1) % 3]
-    assert timeless(list(cycle(dataset, network, oracle=Scripted(truth), journal=path))) == timeless(whole)
-    with Journal(path) as journal:
-        journal._database.execute("DELETE FROM rounds WHERE round > 0")
-    seen.clear()
-    assert timeless(list(cycle(dataset, network, oracle=Scripted(truth), journal=path))) == timeless(whole)
-    assert [labels[id] for labels in seen][-2:] == 2 * [(int(truth[id]) + 1) % 3]
-
-
-def test_a_correction_from_another_process_is_used_from_the_next_round_on_and_stands(
-    dataset: ActiveDataset, network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    truth, path, seen = truth_of(dataset), tmp_path / "journal.sqlite", fitted_on(monkeypatch)
-    rounds: list[Round] = []
-    fixed = wrong = -1
-    for round in cycle(dataset, network, journal=path, counts=(5, 10, 15)):
-        rounds.append(round)
-        if round.number == 0:
-            fixed = round.ids[2]
-            wrong = (int(truth[fixed]) + 1) % 3
-            assert fix(path, [f"{fixed}={wrong}"]) == [f"item {fixed}: {int(truth[fixed])} is now {wrong}"]
-    assert [labels[fixed] for labels in seen] == [int(truth[fixed]), wrong, wrong]
-    assert timeless(list(cycle(dataset, network, journal=path, counts=(5, 10, 15)))) == timeless(rounds)
-
-
-def test_an_item_that_loses_its_label_is_replaced(
-    dataset: ActiveDataset, network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path, seen = tmp_path / "journal.sqlite", fitted_on(monkeypatch)
-    rounds: list[Round] = []
-    for round in cycle(dataset, network, journal=path):
-        rounds.append(round)
-        if round.number == 0:
-            fix(path, [f"{round.ids[0]}=abstain", f"{round.ids[1]}=abstain"])
-    dropped = set(rounds[0].ids[:2])
-    assert [round.n_labels for round in rounds] == [5, 10, 18]
-    assert [len(labels) for labels in seen] == [5, 10, 18]
-    assert dropped <= set(seen[0]) and not dropped & (set(seen[1]) | set(seen[2]))
-    assert len(rounds[1].ids) == 7
-    with pytest.raises(UserError, match=rf"Item {rounds[0].ids[0]} was set aside"):
-        fix(path, [f"{rounds[0].ids[0]}=1"])
-    assert timeless(list(cycle(dataset, network, journal=path))) == timeless(rounds)
-
-
-def test_votes_are_kept_and_paid_for_but_the_run_goes_by_the_answer(
-    dataset: ActiveDataset, network: Network, tmp_path: Path
-) -> None:
-    truth, path = truth_of(dataset), tmp_path / "journal.sqlite"
-
-    class Voters(Scripted):
-        looks = 0
-
-        def poll(self, ticket: str) -> Sequence[Annotation]:
-            self.looks += 1
-            ids = self.requests[-1].ids
-            votes = [Annotation(id, (int(truth[id]) + 1) % 3, f"v{v}", 0.5, role="vote") for id in ids for v in (0, 1)]
-            return votes if self.looks % 2 else [*votes, *super().poll(ticket)]
-
-    rounds = list(cycle(dataset, network, oracle=Voters(truth), journal=path))
-    expected = timeless(list(cycle(dataset, network)))
-    assert [r.ids for r in rounds] == [r.ids for r in expected]
-    assert [r.metrics for r in rounds] == [r.metrics for r in expected]
-    assert [r.cost for r in rounds] == [5.0, 10.0, 18.0]
-    with Journal(path) as journal:
-        assert sum(said.role == "vote" for said in journal.history()) == 36
+# ---- what an oracle is told, and what it may say ----
 
 
 def test_what_a_request_tells(dataset: ActiveDataset, network: Network, tmp_path: Path) -> None:
@@ -187,55 +64,91 @@ def test_what_a_request_tells(dataset: ActiveDataset, network: Network, tmp_path
     )  # and showing them changes nothing
 
 
-def test_a_label_that_is_withdrawn_after_it_was_taken_is_replaced(
-    dataset: ActiveDataset, network: Network, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_votes_are_kept_and_paid_for_but_the_run_goes_by_the_answer(
+    dataset: ActiveDataset, network: Network, tmp_path: Path
 ) -> None:
-    """As when somebody deletes it where it was given."""
-    truth, path, seen = truth_of(dataset), tmp_path / "journal.sqlite", fitted_on(monkeypatch)
+    truth, path = truth_of(dataset), tmp_path / "journal.sqlite"
 
-    def withdraw(request: Request) -> list[Annotation]:
-        first = Annotation(request.history[0].id, None, "ann", role="withdrawn")
-        return [first, *(Annotation(id, int(truth[id]), "ann") for id in request.ids)]
+    class Voters(Scripted):
+        looks = 0
 
-    oracle = Scripted(truth, {"round-1-attempt-0": withdraw})
-    rounds = list(cycle(dataset, network, oracle=oracle, journal=path))
-    gone = rounds[0].ids[0]
-    assert [gone in labels for labels in seen] == [True, False, False]
-    assert [len(labels) for labels in seen] == [5, 10, 18] and len(rounds[1].ids) == 6
-    assert timeless(list(cycle(dataset, network, journal=path))) == timeless(rounds)
+        def poll(self, ticket: str) -> Sequence[Annotation]:
+            self.looks += 1
+            ids = self.requests[-1].ids
+            votes = [Annotation(id, (int(truth[id]) + 1) % 3, f"v{v}", 0.5, role="vote") for id in ids for v in (0, 1)]
+            return votes if self.looks % 2 else [*votes, *super().poll(ticket)]
+
+    rounds = list(cycle(dataset, network, oracle=Voters(truth), journal=path))
+    expected = timeless(list(cycle(dataset, network)))
+    assert [r.ids for r in rounds] == [r.ids for r in expected]
+    assert [r.metrics for r in rounds] == [r.metrics for r in expected]
+    assert [r.cost for r in rounds] == [5.0, 10.0, 18.0]
+    with Journal(path) as journal:
+        assert sum(said.role == "vote" for said in journal.history()) == 36
 
 
-def test_a_round_tells_the_labels_that_it_was_trained_on(
-    dataset: ActiveDataset, network: Network, monkeypatch: pytest.MonkeyPatch
+def test_answers_that_are_recorded_from_other_threads_are_on_the_disk_before_poll(
+    dataset: ActiveDataset, network: Network, tmp_path: Path
 ) -> None:
-    """Also those that are revised while others of the same round are replaced."""
-    truth, seen = truth_of(dataset), fitted_on(monkeypatch)
-    first: list[int] = []
+    truth, path = truth_of(dataset), tmp_path / "journal.sqlite"
 
-    def abstain(request: Request) -> list[Annotation]:
-        first.extend(request.ids)
-        return [Annotation(id, None if id == first[4] else int(truth[id]), "ann") for id in request.ids]
+    class Threads(Scripted):
+        def submit(self, request: Request) -> str:
+            def answer(id: int) -> None:
+                request.record([Annotation(id, int(truth[id]), threading.current_thread().name)])
+                with Journal(path, beside=True) as journal:
+                    assert id in {said.id for said in journal.history()}
+                    done.append(id)
 
-    def revise(request: Request) -> list[Annotation]:
-        wrong = [Annotation(first[0], (int(truth[first[0]]) + 1) % 3, "ann"), Annotation(first[1], None, "ann")]
-        return [*wrong, *(Annotation(id, int(truth[id]), "ann") for id in request.ids)]
+            done: list[int] = []
+            threads = [threading.Thread(target=answer, args=(id,)) for id in request.ids]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert sorted(done) == sorted(request.ids)
+            return request.key
 
-    oracle = Scripted(truth, {"round-0-attempt-0": abstain, "round-0-attempt-1": revise})
-    rounds = list(cycle(dataset, network, oracle=oracle))
-    assert dict(zip(rounds[0].ids, rounds[0].labels, strict=True)) == seen[0]
-    assert len(seen[0]) == 5 and first[1] not in seen[0] and seen[0][first[0]] != int(truth[first[0]])
+        def poll(self, ticket: str) -> Sequence[Annotation]:
+            return []
+
+    rounds = list(cycle(dataset, network, oracle=Threads(truth), journal=path))
+    assert [r.ids for r in rounds] == [r.ids for r in cycle(dataset, network)]
 
 
-def test_an_oracle_whose_close_fails_hides_nothing(dataset: ActiveDataset, network: Network) -> None:
-    class Stuck(Scripted):
-        def close(self) -> None:
-            raise RuntimeError("no way out")
+def test_a_wrong_answer_cannot_be_recorded(dataset: ActiveDataset, network: Network) -> None:
+    class Wrong(Scripted):
+        def submit(self, request: Request) -> str:
+            with pytest.raises(UserError, match="label 9; labels run from 0 to 2"):
+                request.record([Annotation(request.ids[0], 9)])
+            with pytest.raises(UserError, match=r"which it was not asked for\. 1 good"):
+                request.record([Annotation(request.ids[0], 1), Annotation(-5, 1)])
+            return super().submit(request)
 
-    with pytest.raises(UserError, match="The oracle's close failed: RuntimeError: no way out"):
-        list(cycle(dataset, network, oracle=Stuck(truth_of(dataset))))
-    wrong = {"round-1-attempt-0": lambda request: [Annotation(request.ids[0], 9)]}
-    with pytest.raises(UserError, match="label 9; labels run from 0 to 2"):
-        list(cycle(dataset, network, oracle=Stuck(truth_of(dataset), wrong)))
+    assert len(list(cycle(dataset, network, oracle=Wrong(truth_of(dataset))))) == 3
+
+
+class Late(SlowOracle):
+    """Answers nothing at the first ten looks."""
+
+    def poll(self, ticket: str) -> list[Annotation]:
+        answers = super().poll(ticket)
+        return answers[: max(0, self.looks - 10)]
+
+
+def test_a_pause_between_looks_grows_but_not_for_ever_and_not_while_answers_come(
+    dataset: ActiveDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pauses: list[float] = []
+    monkeypatch.setattr("activebdl.asking._LONGEST_PAUSE", 2.0)
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    list(cycle(dataset, small_network, oracle=Late(truth_of(dataset)), counts=(12,)))
+    waiting, answered = pauses[:11], pauses[11:]
+    assert waiting[0] == 0 and waiting == sorted(waiting) and waiting[-1] == 2.0
+    assert answered == [0.0] * 11
+
+
+# ---- oracles that hang, fail, or never answer ----
 
 
 class Bad(SlowOracle):
@@ -320,6 +233,18 @@ def test_a_submit_that_hangs_or_raises_loses_nothing(dataset: ActiveDataset, net
     assert [r.ids for r in rounds] == [r.ids for r in cycle(dataset, network)]
 
 
+def test_an_oracle_whose_close_fails_hides_nothing(dataset: ActiveDataset, network: Network) -> None:
+    class Stuck(Scripted):
+        def close(self) -> None:
+            raise RuntimeError("no way out")
+
+    with pytest.raises(UserError, match="The oracle's close failed: RuntimeError: no way out"):
+        list(cycle(dataset, network, oracle=Stuck(truth_of(dataset))))
+    wrong = {"round-1-attempt-0": lambda request: [Annotation(request.ids[0], 9)]}
+    with pytest.raises(UserError, match="label 9; labels run from 0 to 2"):
+        list(cycle(dataset, network, oracle=Stuck(truth_of(dataset), wrong)))
+
+
 def test_an_oracle_that_always_abstains_is_told_before_the_pool_is_used_up(
     dataset: ActiveDataset, network: Network, tmp_path: Path
 ) -> None:
@@ -362,64 +287,3 @@ def test_a_disk_that_fills_up_in_the_middle_stops_the_run_and_it_goes_on_when_th
             if len(rounds) == request + 1:
                 break
     assert timeless(list(cycle(dataset, network, journal=path))) == timeless(list(cycle(dataset, network)))
-
-
-def test_answers_that_are_recorded_from_other_threads_are_on_the_disk_before_poll(
-    dataset: ActiveDataset, network: Network, tmp_path: Path
-) -> None:
-    truth, path = truth_of(dataset), tmp_path / "journal.sqlite"
-
-    class Threads(Scripted):
-        def submit(self, request: Request) -> str:
-            def answer(id: int) -> None:
-                request.record([Annotation(id, int(truth[id]), threading.current_thread().name)])
-                with Journal(path, beside=True) as journal:
-                    assert id in {said.id for said in journal.history()}
-                    done.append(id)
-
-            done: list[int] = []
-            threads = [threading.Thread(target=answer, args=(id,)) for id in request.ids]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-            assert sorted(done) == sorted(request.ids)
-            return request.key
-
-        def poll(self, ticket: str) -> Sequence[Annotation]:
-            return []
-
-    rounds = list(cycle(dataset, network, oracle=Threads(truth), journal=path))
-    assert [r.ids for r in rounds] == [r.ids for r in cycle(dataset, network)]
-
-
-def test_a_wrong_answer_cannot_be_recorded(dataset: ActiveDataset, network: Network) -> None:
-    class Wrong(Scripted):
-        def submit(self, request: Request) -> str:
-            with pytest.raises(UserError, match="label 9; labels run from 0 to 2"):
-                request.record([Annotation(request.ids[0], 9)])
-            with pytest.raises(UserError, match=r"which it was not asked for\. 1 good"):
-                request.record([Annotation(request.ids[0], 1), Annotation(-5, 1)])
-            return super().submit(request)
-
-    assert len(list(cycle(dataset, network, oracle=Wrong(truth_of(dataset))))) == 3
-
-
-class Late(SlowOracle):
-    """Answers nothing at the first ten looks."""
-
-    def poll(self, ticket: str) -> list[Annotation]:
-        answers = super().poll(ticket)
-        return answers[: max(0, self.looks - 10)]
-
-
-def test_a_pause_between_looks_grows_but_not_for_ever_and_not_while_answers_come(
-    dataset: ActiveDataset, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pauses: list[float] = []
-    monkeypatch.setattr("activebdl.asking._LONGEST_PAUSE", 2.0)
-    monkeypatch.setattr(time, "sleep", pauses.append)
-    list(cycle(dataset, small_network, oracle=Late(truth_of(dataset)), counts=(12,)))
-    waiting, answered = pauses[:11], pauses[11:]
-    assert waiting[0] == 0 and waiting == sorted(waiting) and waiting[-1] == 2.0
-    assert answered == [0.0] * 11

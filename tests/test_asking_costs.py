@@ -11,7 +11,7 @@ import torch
 from activebdl import ActiveDataset, Annotation, UserError
 from activebdl.journal import Journal
 from tests.conftest import SlowOracle
-from tests.test_asking import Scripted, truth_of
+from tests.scripted import Scripted, truth_of
 from tests.test_loop import Network, cycle, timeless
 
 pytestmark = pytest.mark.usefixtures("quick_looks")

@@ -3,13 +3,11 @@
 import os
 import subprocess
 import sys
-from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.oracles.web.chromium import chromium
 from tests.tracking.mlflow_pages import Visitor, ui
 
 if TYPE_CHECKING:
@@ -18,12 +16,6 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(1200)]
 
 STRATEGIES = ["bald", "margin", "power_bald", "random"]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Generator["Browser"]:
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")

@@ -87,13 +87,16 @@ class Client:
         return self.post("answer", id=id, label=label, **body)
 
 
+Serve = Callable[..., tuple[WebOracle, Client]]
+
+
 @pytest.fixture
 def book() -> Book:
     return Book()
 
 
 @pytest.fixture
-def serve(monkeypatch: pytest.MonkeyPatch) -> Generator[Callable[..., tuple[WebOracle, Client]]]:
+def serve(monkeypatch: pytest.MonkeyPatch) -> Generator[Serve]:
     """Starts a page with a request on it, and a client that is in; stops it after the test."""
     started: list[WebOracle] = []
     monkeypatch.setattr("activebdl.oracles.web.web_oracle._FAREWELL", 0.0)

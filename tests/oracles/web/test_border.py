@@ -12,9 +12,7 @@ from activebdl.annotations import standing
 from activebdl.journal import Asked, Journal
 from activebdl.oracles.web import WebOracle
 from activebdl.oracles.web.queue import Queue, Refused
-from tests.oracles.web.conftest import Book, Client, ask
-
-Serve = Callable[..., tuple[WebOracle, Client]]
+from tests.oracles.web.conftest import Book, Serve, ask
 
 
 class Desk:

@@ -1,27 +1,17 @@
 """People at the page, in Chromium, when something does not go as it should."""
 
-from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 
-from activebdl.oracles.web import WebOracle
-from tests.oracles.web.chromium import Person, chromium
-from tests.oracles.web.conftest import Book, Client, ask
+from tests.oracles.web.chromium import Person
+from tests.oracles.web.conftest import Book, Serve, ask
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Route
 
 pytestmark = pytest.mark.browser
-
-Serve = Callable[..., tuple[WebOracle, Client]]
-
-
-@pytest.fixture(scope="module")
-def browser() -> Generator["Browser"]:
-    with chromium() as found:
-        yield found
 
 
 def in_the_grid(ann: Person) -> None:

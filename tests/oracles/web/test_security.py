@@ -6,7 +6,7 @@ import queue
 import resource
 import socket
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,8 @@ from activebdl import Classes
 from activebdl.oracles.web import WebOracle
 from activebdl.oracles.web.guard import BODY
 from activebdl.oracles.web.serving import CONNECTIONS
-from tests.oracles.web.conftest import Book, Client, ask
+from tests.oracles.web.conftest import Book, Client, Serve, ask
 
-Serve = Callable[..., tuple[WebOracle, Client]]
 PATHS = ["/", "/page.js", "/page.css", "/icon.svg", "/image/0", "/api/state", "/api/answer", "/nothing"]
 BODY_OF_STATE = json.dumps({"session": "session-1"})
 

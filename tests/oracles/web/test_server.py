@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -23,9 +22,7 @@ from activebdl.oracles import make_oracle
 from activebdl.oracles.web import WebOracle
 from activebdl.oracles.web.state import keys
 from activebdl.rounds import Round
-from tests.oracles.web.conftest import Book, Client, ask
-
-Serve = Callable[..., tuple[WebOracle, Client]]
+from tests.oracles.web.conftest import Book, Client, Serve, ask
 
 
 def test_a_round_by_post(book: Book, serve: Serve) -> None:

@@ -19,8 +19,8 @@ from activebdl.journal import Journal
 from activebdl.journal_reading import read_rounds
 from activebdl.spec import read_spec
 from activebdl.targets import Numbers
-from tests.oracles.real_label_studio import TOKEN, USER, RealLabelStudio
-from tests.oracles.test_label_studio import NAMES, answers, connect, request_of
+from tests.oracles.label_studio.conftest import NAMES, answers, connect, request_of
+from tests.oracles.label_studio.real import TOKEN, USER, RealLabelStudio
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 
