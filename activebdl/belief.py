@@ -107,7 +107,7 @@ class Learner:
             check_likelihood(likelihood)
         training = getattr(self.method, "training", None)
         if isinstance(training, Training):
-            training.check_likelihood(likelihood)
+            training.check(module, likelihood)
         if self.pretraining is not None:
             LastLayer.of(module, self.example)
         self._check_augmentations(training)

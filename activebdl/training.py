@@ -79,12 +79,17 @@ class Training:
         """Optimiser steps of a fit to ``n`` labels."""
         return self.steps + round(self.steps_per_label * n)
 
-    def check_likelihood(self, likelihood: Likelihood) -> None:
-        """Refuses pseudo-labels where labels are numbers.
+    def check(self, module: nn.Module, likelihood: Likelihood) -> None:
+        """Refuses what it cannot train.
 
         Raises:
-            UserError: Guesses are of classes.
+            UserError: Pseudo-labels where labels are numbers, for guesses are of classes; or single items to a network
+                whose batch norm needs several.
         """
+        if self.batch_size == 1 and any(
+            isinstance(child, nn.modules.batchnorm._BatchNorm) for child in module.modules()
+        ):
+            raise UserError("The network's batch norm needs several items a step: batch_size is at least 2, not 1.")
         if self.pseudo_labels is not None and not isinstance(likelihood, Categorical):
             raise UserError("pseudo_labels are guesses of classes, and these labels are numbers: leave them out.")
 
@@ -163,7 +168,7 @@ def optimise(
     """
     if len(labelled) == 0:
         raise UserError("There is nothing to fit to: not one item is labelled.")
-    training.check_likelihood(labelled.likelihood)
+    training.check(module, labelled.likelihood)
     keep_freed_memory()
     steps = training.total_steps(len(labelled))
     layout = lay_out(module, labelled.normalise(labelled.inputs[:1].float()))
@@ -281,7 +286,7 @@ def check_network(network: Callable[[], nn.Module], x: Tensor, width: int) -> nn
         module = network().to(x.device).eval()
         try:
             outputs = module(x)
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        except Exception as error:
             raise UserError(f"The network cannot read items of shape {list(x.shape[1:])}: {words(error)}.") from error
     check_outputs(outputs, len(x), width)
     return module

@@ -98,10 +98,19 @@ def test_a_network_of_the_wrong_width_is_told() -> None:
 def test_a_network_that_raises_without_a_word_is_told() -> None:
     class Refusing(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            raise ValueError
+            raise KeyError
 
-    with pytest.raises(UserError, match=r"cannot read items of shape \[2\]: ValueError\."):
+    with pytest.raises(UserError, match=r"cannot read items of shape \[2\]: KeyError\."):
         check_network(Refusing, torch.zeros(2, 2), 3)
+
+
+def test_single_items_are_not_for_batch_norm() -> None:
+    def network() -> nn.Module:
+        return nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+
+    with pytest.raises(UserError, match="batch_size is at least 2, not 1"):
+        train(network, labelled(), Training(steps=2, batch_size=1), generator=seeded())
+    train(lambda: nn.Linear(2, 3), labelled(), Training(steps=2, batch_size=1), generator=seeded())
 
 
 def test_a_loss_that_is_nan_is_told_with_its_step() -> None:
