@@ -254,37 +254,29 @@ def _read_tree(source: str, extended_by: tuple[str, ...] = ()) -> tuple[dict[str
     if base in (source, *extended_by):
         raise UserError(f"{where}: {base} extends itself.")
     below, lines_below, _ = _read_tree(base, (source, *extended_by))
+    changes = _changes(below, tree)
     if "experiment" in below and "experiment" not in tree:
-        below["experiment"] = _experiment(below, _changes(below, tree))
-    return _extended(below, tree), lines_below | lines, name
+        below["experiment"] = _experiment(below, changes)
+    for key, value in changes.items():
+        _change(below, key.split("."), value)
+    return below, lines_below | lines, name
 
 
 def _changes(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """What is above, by the keys that would change it on the command line."""
+    """What is above, by the dotted keys that would change what is below on the command line."""
     found: dict[str, Any] = {}
     for key, value in above.items():
-        inner = _within(below.get(key), value)
-        found |= {key: value} if inner is None else {f"{key}.{option}": inner[option] for option in inner}
+        old = {"name": below[key]} if isinstance(below.get(key), str) else below.get(key)
+        if (
+            isinstance(old, Mapping)
+            and isinstance(value, Mapping)
+            and value.get("name", old.get("name")) == old.get("name")
+        ):
+            inner = _changes(cast(Mapping[str, Any], old), cast(Mapping[str, Any], value))
+            found |= {f"{key}.{option}": change for option, change in inner.items() if option != "name"}
+        else:
+            found[key] = value
     return found
-
-
-def _extended(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """What is below, with what is above in its place."""
-    tree = dict(below)
-    for key, value in above.items():
-        inner = _within(below.get(key), value)
-        old = {"name": below[key]} if isinstance(below.get(key), str) else below.get(key, {})
-        tree[key] = value if inner is None else _extended(old, inner)
-    return tree
-
-
-def _within(old: Any, value: Any) -> dict[str, Any] | None:
-    """The settings that change some of the old ones, without the name; None for what takes their place."""
-    named = {"name": old} if isinstance(old, str) else old
-    if not (isinstance(named, Mapping) and isinstance(value, Mapping)):
-        return None
-    settings, name = dict(cast(Mapping[str, Any], value)), cast(Mapping[str, Any], named).get("name")
-    return settings if settings.pop("name", name) == name else None
 
 
 def _parse(text: str, name: str) -> tuple[dict[str, Any], Lines]:
