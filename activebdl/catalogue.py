@@ -9,10 +9,10 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterable
-from importlib.metadata import entry_points
 from pathlib import Path
 
 from activebdl.files import cache_folder, write_safely
+from activebdl.registry import installed
 from activebdl.run_folders import list_comparisons, list_runs
 from activebdl.spec import about_preset, presets
 
@@ -41,7 +41,7 @@ def rows_of(kind: str, runs: Path) -> Rows:
 
 def _is_added_to(kind: str) -> bool:
     """Whether another package has something of that kind."""
-    return bool(entry_points(group=GROUPS.get(kind, f"activebdl.{kind}")))
+    return bool(installed(GROUPS.get(kind, f"activebdl.{kind}")))
 
 
 def _listed(kinds: Iterable[str]) -> dict[str, Rows]:

@@ -83,7 +83,7 @@ class Registry(Generic[T]):
         """All names that `get` knows without a module or file reference, in alphabetical order."""
         self._import_builtin()
         own = (name for name in self._known if ":" not in name)  # references are names of one user's things
-        return sorted({*own, *(point.name for point in _installed(self.group))})
+        return sorted({*own, *(point.name for point in installed(self.group))})
 
     def get(self, name: str) -> T:
         """What ``name`` stands for.
@@ -94,7 +94,7 @@ class Registry(Generic[T]):
         self._import_builtin()
         if name in self._known:
             return self._known[name]
-        for point in _installed(self.group):
+        for point in installed(self.group):
             if point.name == name:
                 return self._remember(name, _load_point(point, self.kind))
         if ":" in name:
@@ -118,7 +118,7 @@ class Registry(Generic[T]):
                     importlib.import_module(f"{self.package}.{module.name}")
 
 
-def _installed(group: str) -> tuple[EntryPoint, ...]:
+def installed(group: str) -> tuple[EntryPoint, ...]:
     """The entry points of all packages, read anew where something was installed: it takes some 30 ms."""
     return _read_points(group, tuple((folder, _changed(folder)) for folder in sys.path))
 
