@@ -26,6 +26,7 @@ from activebdl.rounds import Round
 
 VALIDATION = -1  # the round before the first, in which validation items are asked for
 
+_SPENT = "the budget in cost of"
 _LONGEST_PAUSE = 2.0  # seconds between two looks at an oracle that is still answering
 _IN_VAIN = 10, 50  # whole requests in a row, and items in them, after which an oracle that labels nothing is told of
 
@@ -93,7 +94,11 @@ class Asking:
         """That the budget in cost is spent, when it cannot pay another label; None while it can."""
         if self.max_cost is None or len(pool.unlabelled) == 0 or len(self.affordable(journal, pool)):
             return None
-        return f"the budget in cost of {self.max_cost:g} is spent: {journal.paid():g} paid"
+        return f"{_SPENT} {self.max_cost:g} is spent: {journal.paid():g} paid"
+
+    def can_pay_again(self, stopped: str | None, journal: Journal, pool: Pool) -> bool:
+        """Whether what stopped the run was a budget in cost, and today's is larger."""
+        return stopped is not None and stopped.startswith(_SPENT) and self.why_no_more(journal, pool) is None
 
     def tell(self, round: Round) -> None:
         """Tells the oracle of a round, when it wants to know."""

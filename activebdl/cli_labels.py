@@ -31,20 +31,30 @@ def resume(
     ray: Ray = None,
     cpus: Cpus = None,
     gpus: Gpus = None,
+    budget: Annotated[
+        int | None, typer.Option(help="Labels at the end, where they are to be more than it was begun with.")
+    ] = None,
+    max_cost: Annotated[
+        float | None, typer.Option("--max-cost", help="What all annotations may cost, where it is to be more.")
+    ] = None,
     runs: Runs = Path("runs"),
     mlflow: Mlflow = True,
 ) -> None:
     """Goes on with a run or a comparison, after any stop; the result is the same as without the stop."""
-    from activebdl.run_folders import read_comparison
+    from activebdl.run_folders import COMMON, read_comparison
 
     folder, cluster = folder_of(run, runs), cluster_for(ray, cpus, gpus)
     comparison = read_comparison(folder)
+    if (budget, max_cost) != (None, None) and (comparison is not None or (folder.parent / COMMON).is_file()):
+        raise UserError(
+            "Runs that are compared keep the budgets that they have in common; compare anew with larger ones."
+        )
     if comparison is not None:
         side_by_side(comparison, folder, runs, jobs=jobs, mlflow=mlflow, cluster=cluster)
     elif jobs is not None:
         raise UserError(f"'{run}' is a single run; --jobs is for comparisons, which have several.")
     else:
-        _go_on(folder, runs, mlflow, cluster=cluster)
+        _go_on(folder, runs, mlflow, cluster=cluster, budget=budget, max_cost=max_cost)
 
 
 def label(
@@ -155,7 +165,7 @@ def labels(
         raise UserError(f"The journal '{path}' is damaged ({trouble}); these are the lines that can still be read.")
 
 
-def _go_on(folder: Path, runs: Path, mlflow: bool, oracle: Any = None, cluster: Any = None) -> None:
+def _go_on(folder: Path, runs: Path, mlflow: bool, oracle: Any = None, cluster: Any = None, **more: Any) -> None:
     from activebdl.report import table
     from activebdl.run_folders import spec_of
     from activebdl.runs import resume
@@ -165,5 +175,5 @@ def _go_on(folder: Path, runs: Path, mlflow: bool, oracle: Any = None, cluster: 
         raise UserError(f"'{folder.name}' looks at its pool by itself: it was begun without shards, so without --ray.")
     with resumable(folder, runs, "" if cluster is None else cluster.as_options):
         tracking = tracking_for(runs, spec.experiment, mlflow)
-        curve = resume(folder, tracking=tracking, oracle=oracle, cluster=cluster)
+        curve = resume(folder, tracking=tracking, oracle=oracle, cluster=cluster, **more)
     close(table([curve]), folder, runs, mlflow)

@@ -17,7 +17,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Generator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Self
@@ -244,6 +244,15 @@ class Journal:
                 "INSERT INTO rounds VALUES (?, ?, ?, ?)", (round, n_labels, json.dumps(results), record.written_ms)
             )
         return record
+
+    def reopen(self, round: int) -> RoundRecord:
+        """Forgets that the run stopped with this round, which goes on now."""
+        record = self.round(round)
+        assert record is not None
+        results = {**record.results, "stopped": None}
+        with self._transaction() as db:
+            db.execute("UPDATE rounds SET results = ? WHERE round = ?", (json.dumps(results), round))
+        return replace(record, results=results)
 
     def round(self, round: int) -> RoundRecord | None:
         """The results of a round; None when it has not come to them yet."""

@@ -28,6 +28,7 @@ from activebdl.counts import check_counts
 from activebdl.data.dataset import ActiveDataset
 from activebdl.devices import choose_device
 from activebdl.errors import UserError
+from activebdl.identity import claim
 from activebdl.journal import Asked, Journal
 from activebdl.journal_reading import RoundRecord
 from activebdl.oracles import Annotation, make_oracle
@@ -41,7 +42,6 @@ from activebdl.pretraining import SimCLR
 from activebdl.progress import Progress, silent, together
 from activebdl.racing import Heat, Race, make_race
 from activebdl.randomness import generator
-from activebdl.registry import without_addresses
 from activebdl.rounds import Round
 from activebdl.scoring import checked_scores
 from activebdl.shards import Shards
@@ -52,16 +52,6 @@ from activebdl.strategies import Query, ScoreFunction, Strategy, resolve
 from activebdl.strategies._start import make_start
 from activebdl.strategies._trial import check_strategy
 from activebdl.views import Views
-
-# What an older journal does not name, and what it was.
-_ONCE: dict[str, object] = {
-    "scoring": "full", "candidates": None, "stop": None, "validation": 0, "stop_set": None, "views": None,
-    "pretraining": None,
-}  # fmt: skip
-
-
-# Settings that an older journal does not name, at what they are by default.
-_SINCE = (", pseudo_labels=None", ", flip=0.0")
 
 
 class ActiveLearning:
@@ -100,7 +90,8 @@ class ActiveLearning:
             which strategies may look so too; None for the item as it is alone.
         pretraining: How features are learned from the pool before the first label, with which every fit then begins,
             and by which strategies without a model tell items from each other; None for networks with random weights.
-        journal: The file that keeps the run; when it is there, the run goes on where it stopped. None keeps nothing.
+        journal: The file that keeps the run; when it is there, the run goes on where it stopped, also to further counts
+            behind those that it had. None keeps nothing.
         progress: Shows progress bars; see `activebdl.progress`.
 
     Raises:
@@ -174,7 +165,8 @@ class ActiveLearning:
         seconds = {"select": 0.0, "ask": 0.0}
         with self.asking.to_the_end(), self.shards or contextlib.nullcontext():
             self._collect(journal, belief, VALIDATION, self.validation, seconds)  # its time is the first round's
-            for round, n_labels in enumerate(self.counts):
+            for round in itertools.count():
+                n_labels = self.counts[min(round, len(self.counts) - 1)]  # once more, where money was short and is not
                 new = self._collect(journal, belief, round, n_labels, seconds)
                 if not new:  # the last of the budget in cost went for abstentions
                     journal.note("ended", self.asking.why_no_more(journal, pool))
@@ -183,7 +175,7 @@ class ActiveLearning:
                 rounds.append(self._record(journal, rounds, belief, new, seconds))
                 self.asking.tell(rounds[-1])
                 yield rounds[-1]
-                if rounds[-1].stopped is not None:
+                if rounds[-1].stopped is not None or rounds[-1].n_labels >= self.counts[-1]:
                     break
                 seconds = dict.fromkeys(seconds, 0.0)
 
@@ -207,7 +199,9 @@ class ActiveLearning:
             missing = n_labels - belief.pool.n_labels
             if missing <= 0:
                 break
-            asked = journal.request(round, attempt) or self._select(journal, belief, round, attempt, missing)
+            asked = journal.request(round, attempt)
+            if asked is None and journal.round(round) is None:  # else it has ended, with less money than today's
+                asked = self._select(journal, belief, round, attempt, missing)
             if asked is None:
                 break
             scores |= zip(asked.ids, asked.scores, strict=True)
@@ -306,7 +300,9 @@ class ActiveLearning:
             if results.get("stopped") is None and belief.n_labels < self.counts[-1]:
                 results["stopped"] = self.asking.why_no_more(journal, belief.pool)
             record = journal.write_round(belief.round, belief.n_labels, results)
-        elif "cost" not in record.results:  # an older journal
+        elif self.asking.can_pay_again(record.results.get("stopped"), journal, belief.pool):
+            record = journal.reopen(belief.round)
+        if "cost" not in record.results:  # an older journal
             record = replace(record, results={**record.results, "cost": journal.cost(belief.round)})
         return Round.of(belief.round, new, record)
 
@@ -370,23 +366,4 @@ class ActiveLearning:
             "costs": self.dataset.costs_digest,
             "seed": self.seed,
         }
-        known = journal.about("identity")
-        if known is None:
-            journal.note("identity", identity)
-            return
-        for key, value in identity.items():
-            was = known.get(key, _ONCE.get(key, value))
-            if _settings(was) != _settings(value):
-                raise UserError(
-                    f"The journal is of another run: its {key} is {was}, not {value}. "
-                    "Give this run a journal of its own."
-                )
-
-
-def _settings(told: object) -> object:
-    """Without what an older journal does not name, nor addresses in memory."""
-    if not isinstance(told, str):
-        return told
-    for setting in _SINCE:
-        told = told.replace(setting, "")
-    return without_addresses(told)
+        claim(journal, identity)

@@ -84,8 +84,9 @@ class RunInfo:
 
     @property
     def finished(self) -> bool:
-        """Whether all rounds are done, or something ended it before."""
-        return self.stopped is not None or len(self.rounds) == len(self.spec.label_counts())
+        """Whether it has all its labels, or something ended it before."""
+        has = self.rounds[-1].n_labels if self.rounds else 0
+        return self.stopped is not None or has >= self.spec.label_counts()[-1]
 
 
 def list_runs(runs: Path, broken: Callable[[str, UserError], object] | None = None) -> Iterator[RunInfo]:

@@ -100,6 +100,8 @@ def resume(
     dataset: ActiveDataset | None = None,
     oracle: Named | None = None,
     cluster: Cluster | None = None,
+    budget: int | None = None,
+    max_cost: float | None = None,
 ) -> Curve:
     """Goes on with a run where it stopped; what is finished is only told again.
 
@@ -109,33 +111,42 @@ def resume(
         dataset: The data set, when it is at hand already.
         oracle: Who labels from here on; None for the one it was started with.
         cluster: Where its shards are looked at, if it has some.
+        budget: More labels than it was to have, in all; None for as many.
+        max_cost: More than all annotations were to cost together; None for as much.
 
     Raises:
-        UserError: There is no such run, or another process is working on it.
+        UserError: There is no such run, another process is working on it, or a budget is less.
     """
-    spec = spec_of(folder)
+    was = spec_of(folder)
+    spec = was.more(budget, max_cost)
     today = spec if oracle is None else spec.model_copy(update={"oracle": oracle})
     with Journal(folder / JOURNAL) as journal:
-        if not (folder / SPEC_FILE).exists():  # killed before it was written
-            write_safely(folder / SPEC_FILE, spec_text(spec))
         cycle = build(today, dataset=dataset, folder=folder, progress=bars, cluster=cluster)
-        return _go(cycle, spec, folder, journal, tracking)
+        if spec != was:
+            journal.note("spec", spec.model_dump(mode="json"))
+        if spec != was or not (folder / SPEC_FILE).exists():  # killed before it was written
+            write_safely(folder / SPEC_FILE, spec_text(spec))
+        return _go(cycle, spec, folder, journal, tracking, richer=spec.max_cost != was.max_cost)
 
 
-def _go(cycle: ActiveLearning, spec: RunSpec, folder: Path, journal: Journal, tracking: Tracking) -> Curve:
+def _go(
+    cycle: ActiveLearning, spec: RunSpec, folder: Path, journal: Journal, tracking: Tracking, richer: bool = False
+) -> Curve:
+    """The run, or the rest of it; ``richer`` says that a budget in cost, which may have ended it, is larger now."""
     rounds: list[Round] = []
     done = _done(journal)
     last = journal.round(done - 1)
     say(f"{folder.name}: {_what(cycle)}")
-    stopped = last is not None and last.results.get("stopped") is not None
-    if done == len(cycle.counts) or stopped or journal.about("ended") is not None:
+    stopped = last is not None and last.results.get("stopped") is not None and not richer
+    done_all = last is not None and last.n_labels >= cycle.counts[-1]
+    if done_all or stopped or (journal.about("ended") is not None and not richer):
         say("  finished before; this is what it brought")
-    elif done:
-        say(f"  goes on after {done} of {len(cycle.counts)} rounds")
+    elif last is not None:
+        say(f"  goes on with {last.n_labels:,} of {cycle.counts[-1]:,} labels")
     say(_header(cycle.dataset))
     uid: str = journal.about("uid")
     model = folder / MODEL
-    if not (done == len(cycle.counts) or stopped):
+    if not (done_all or stopped):
         model.unlink(missing_ok=True)  # of fewer labels
     with tracking.run(spec, folder.name, uid, model) as track, rounds_bar(len(cycle.counts), done) as advance:
         for round in cycle.run(journal):

@@ -8,6 +8,7 @@ strategy: {name: power_bald, beta: 4}
 budget: 1000
 """
 
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
@@ -124,6 +125,28 @@ class RunSpec(BaseModel):
             counts = label_counts(self.initial, self.budget, self.query_size, self.growth)
         check_counts(counts, counts[-1] if counts else 0, self.validation)
         return counts
+
+    def more(self, budget: int | None, max_cost: float | None) -> "RunSpec":
+        """The same run to more labels, or for more money; None for as much as it has.
+
+        Further queries are as large as ``query_size`` and ``growth`` say, from the last count that there was.
+
+        Raises:
+            UserError: It is less.
+        """
+        changes: dict[str, Any] = {}
+        if budget is not None:
+            counts = self.label_counts()
+            if budget < counts[-1]:
+                raise UserError(f"The run goes to {counts[-1]:,} labels as it is; a budget of {budget:,} is less.")
+            if further := label_counts(counts[-1], budget, self.query_size, self.growth)[1:]:
+                changes |= {"budget": budget, "counts": counts + further}
+        if max_cost is not None:
+            if max_cost < (limit := self.max_cost or math.inf):
+                told = "whatever it costs" if limit == math.inf else f"{limit:g}"
+                raise UserError(f"The run may cost {told} as it is; a budget in cost of {max_cost:g} is less.")
+            changes["max_cost"] = max_cost
+        return self.model_copy(update=changes)
 
     @field_validator("stop", mode="before")
     @classmethod

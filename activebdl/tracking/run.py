@@ -19,6 +19,8 @@ from activebdl.tracking.told import EACH_ROUND, flat, machine, metrics_of, pictu
 from activebdl.tracking.ui import NUMBERS, share_view
 
 UID = "activebdl.uid"
+BUDGETS = ("budget", "max_cost")
+"""Of the parameters, those that may become more when a run goes on."""
 
 
 class TrackedRun:
@@ -43,6 +45,7 @@ class TrackedRun:
         self._begun_ms, self._ended_ms = _now_ms(), 0
         self._status, self._status_told = "RUNNING", ""
         self._creations = 0
+        self._grown = False  # whether its budget is another than when the store was told of it
         self._params = {} if spec is None else flat(spec)  # not sent yet
         self._last: tuple[ActiveDataset, Round] | None = None
         self._has_inputs: bool | None = None  # None where we must look
@@ -82,6 +85,8 @@ class TrackedRun:
 
             self.client.log_batch(self.run_id, params=[Param(key, value) for key, value in self._params.items()])
             self._params = {}
+        if self.spec is not None and self._grown:
+            self._send_growth(self.spec)
         if self.spec is not None and self._last is not None and not self._has_inputs:
             self._send_inputs(self.spec, self._last[0])
         while self._rounds:
@@ -102,7 +107,9 @@ class TrackedRun:
         found = self._find()
         if found is not None:
             self.run_id, self._status_told = found.info.run_id, found.info.status
-            self._params = {key: value for key, value in self._params.items() if key not in found.data.params}
+            known = found.data.params
+            self._grown = any(known.get(key, value) != value for key, value in self._params.items() if key in BUDGETS)
+            self._params = {key: value for key, value in self._params.items() if key not in known}
             return
         tags = {UID: self.uid} | ({} if self.spec is None else machine(self.spec))
         if self.parent is not None:
@@ -123,6 +130,14 @@ class TrackedRun:
             if (self.run_id or found[0].data.metrics) and not other.data.metrics:
                 self.client.delete_run(other.info.run_id)
         return found[0] if found else None
+
+    def _send_growth(self, spec: RunSpec) -> None:
+        """A parameter stays as it was told."""
+        for key, value in flat(spec).items():
+            if key in BUDGETS:
+                self.client.set_tag(self.run_id, f"{key} now", value)
+        self.client.log_text(self.run_id, spec_text(spec), SPEC_FILE)
+        self._grown = False
 
     def _send_inputs(self, spec: RunSpec, dataset: ActiveDataset) -> None:
         if self._has_inputs is None:
@@ -176,11 +191,12 @@ class TrackedRun:
             is_last = round.n_labels == last or round.stopped is not None
             if dataset.target.kind == "numbers" and round.number == 0:
                 share_view(self.client, self.experiment_id, NUMBERS)
+            is_new = round.n_labels not in (self._sent_before or ())
             for name, draw in pictures_of(dataset, round, is_last).items():
-                if name not in self._files:
+                if name not in self._files or (is_last and is_new):  # of an earlier end, with fewer labels
                     self._send_picture(name, draw())
                     self._files.add(name)
-            self._csv_is_new |= is_last or round.n_labels not in (self._sent_before or ())
+            self._csv_is_new |= is_last or is_new
             self._undrawn.popleft()
         if self._csv_is_new:
             self.client.log_text(self.run_id, self._selections.getvalue(), "selections.csv")
