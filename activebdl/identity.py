@@ -10,8 +10,6 @@ from activebdl.errors import UserError
 from activebdl.journal import Journal
 from activebdl.registry import without_addresses
 
-KEY = "identity"
-
 # What an older journal does not name, and what it was.
 _ONCE: dict[str, object] = {
     "scoring": "full", "candidates": None, "stop": None, "validation": 0, "stop_set": None, "views": None,
@@ -33,9 +31,9 @@ def claim(journal: Journal, identity: Mapping[str, Any]) -> None:
     Raises:
         UserError: The journal is of another run; it is left as it is.
     """
-    known: dict[str, Any] | None = journal.about(KEY)
+    known: dict[str, Any] | None = journal.about("identity")
     if known is None:
-        journal.note(KEY, identity)
+        journal.note("identity", identity)
         return
     for key, value in identity.items():
         was = known.get(key, _ONCE.get(key, value))
@@ -50,7 +48,7 @@ def claim(journal: Journal, identity: Mapping[str, Any]) -> None:
             f"The journal is of another run: its {key} is {was}, not {value}. Give this run a journal of its own."
         )
     if len(identity["counts"]) > len(known["counts"]):
-        journal.note(KEY, {**known, "counts": identity["counts"]})
+        journal.note("identity", {**known, "counts": identity["counts"]})
 
 
 def _begins_with(counts: Sequence[int], others: Sequence[int]) -> bool:

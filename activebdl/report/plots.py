@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -102,12 +103,13 @@ def wins(curves: Sequence[Curve]) -> Array:
     return shares
 
 
-def asked_by_class(asked: Mapping[str, Array], counts: Sequence[int], title: str) -> Any:
+def asked_by_class(asked: Mapping[str, Array], counts: Sequence[int], classes: Sequence[str], title: str) -> Any:
     """The share of each class in what was asked for, round by round; white is an even share.
 
     Args:
         asked: Of each arm, the mean share ``[rounds, classes]`` over its seeds.
         counts: Labels at the end of each of those rounds.
+        classes: Their names.
         title: Above it all.
     """
     from matplotlib.colors import TwoSlopeNorm
@@ -116,8 +118,7 @@ def asked_by_class(asked: Mapping[str, Array], counts: Sequence[int], title: str
     rows = math.ceil(len(asked) / columns)
     figure = new_figure(1.4 + 3.1 * columns, 0.9 + 2.5 * rows, dpi=144)
     grid: Any = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-    classes = next(iter(asked.values())).shape[1]
-    even = 1 / classes
+    even = 1 / len(classes)
     highest = max(2 * even, max(float(np.nanmax(shares)) for shares in asked.values()))
     norm, picture = TwoSlopeNorm(even, 0, highest), None
     for axes, (label, shares) in zip(grid.flat, asked.items(), strict=False):
@@ -125,8 +126,8 @@ def asked_by_class(asked: Mapping[str, Array], counts: Sequence[int], title: str
         axes.set_title(label, fontsize=10)
         at = _spread_ticks(len(counts), 5)
         axes.set_xticks(at, [f"{counts[i]:,}" for i in at])
-        at = _spread_ticks(classes, 10)
-        axes.set_yticks(at, [str(i) for i in at])
+        at = _spread_ticks(len(classes), 10)
+        axes.set_yticks(at, [shorten(classes[i], 16, placeholder="...") for i in at])
         axes.spines[:].set_visible(False)
     for empty in range(len(asked), rows * columns):
         grid.flat[empty].set_visible(False)

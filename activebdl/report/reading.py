@@ -11,7 +11,7 @@ import numpy as np
 from activebdl.annotations import standing
 from activebdl.build import make_strategy, resolved
 from activebdl.errors import UserError
-from activebdl.journal_reading import read_history
+from activebdl.journal_reading import read_about, read_history
 from activebdl.report.curves import Curve, by_label
 from activebdl.rounds import Round
 from activebdl.run_folders import COMMON, JOURNAL, RunInfo, list_comparisons, list_runs, read_comparison, short
@@ -116,12 +116,17 @@ def studies_in(folder: Path) -> tuple[list[Study], list[str]]:
     return studies, notes + more + _not_begun(folder, studies)
 
 
+def class_names(run: Run) -> list[str]:
+    """Of the run's data set; none for numbers."""
+    return read_about(run.folder / JOURNAL)["identity"]["classes"]
+
+
 def asked_shares(runs: Sequence[Run]) -> Array | None:
     """The mean share of each class in what was asked for after the start, ``[rounds - 1, classes]``; None for numbers.
 
     A round in which a run asked for nothing that has a label is not a number.
     """
-    classes = len(runs[0].info.rounds[0].results.get("confusion", []))
+    classes = len(class_names(runs[0]))
     rounds = min(len(run.info.rounds) for run in runs)
     if classes == 0 or rounds < 2:
         return None

@@ -29,7 +29,7 @@ from activebdl.report.plots import (
     win_matrix,
 )
 from activebdl.report.published import CAPTION, matching
-from activebdl.report.reading import Study, asked_shares, phase_seconds, studies_in
+from activebdl.report.reading import Study, asked_shares, class_names, phase_seconds, studies_in
 from activebdl.report.table import table
 from activebdl.report.verdicts import Statistics, compare_arms
 
@@ -144,13 +144,13 @@ def _figures(study: Study, statistics: Statistics) -> Iterable[tuple[Picture, An
     shares = {label: share for label, runs in groups.items() if (share := asked_shares(runs)) is not None}
     if shares:
         rounds = min(len(share) for share in shares.values())
-        longest = max((run.info.rounds for runs in groups.values() for run in runs), key=len)
-        counts = [record.n_labels for record in longest[1 : rounds + 1]]
+        longest = max((run for runs in groups.values() for run in runs), key=lambda run: len(run.info.rounds))
+        counts = [record.n_labels for record in longest.info.rounds[1 : rounds + 1]]
         caption = "The share of each class in what was asked for after the start, round by round, over the seeds."
         cut = {label: share[:rounds] for label, share in shares.items()}
         yield (
             Picture("asked", "What was asked for", caption),
-            asked_by_class(cut, counts, f"{name}: what was asked for"),
+            asked_by_class(cut, counts, class_names(longest), f"{name}: what was asked for"),
         )
     caption = "How far the probabilities can be trusted: lower is better. 95 % intervals."
     if statistics.headline != "accuracy":

@@ -82,7 +82,7 @@ def test_the_other_pictures_are_pictures_of_classes_and_of_numbers() -> None:
     shares[0] = [1, 0, 0]
     numbers = [of_numbers("a", seed, [3, 2, 1]) for seed in range(3)]
     figures = [
-        asked_by_class({"a": shares, "b": shares}, (40, 60, 80, 100), "title"),
+        asked_by_class({"a": shares, "b": shares}, (40, 60, 80, 100), ("x", "y", "z"), "title"),
         calibration(THREE, "title"), calibration(numbers, "title"), learning_curves(numbers, "title"),
         time_per_phase({"a": {"fit": 200.0, "ask": 1.0}, "b": {"fit": 3.0}}, "title"),
     ]  # fmt: skip
@@ -90,6 +90,12 @@ def test_the_other_pictures_are_pictures_of_classes_and_of_numbers() -> None:
         assert png(figure).startswith(b"\x89PNG")
     text, again = (svg(learning_curves(numbers, "title")) for _ in range(2))
     assert text.startswith(b"<?xml") and text == again
+
+
+def test_what_was_asked_has_the_names_of_the_classes_beside_it() -> None:
+    names = ["T-shirt/top", "a name that is much too long for its place"]
+    figure = asked_by_class({"bald": np.full((2, 2), 0.5)}, (40, 60), names, "title")
+    assert [tick.get_text() for tick in figure.axes[0].get_yticklabels()] == ["T-shirt/top", "a name that..."]
 
 
 def test_every_arm_looks_different_and_random_is_grey() -> None:
