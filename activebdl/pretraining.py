@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from activebdl.data.augment import Augmentation, strong
 from activebdl.data.dataset import ActiveDataset
-from activebdl.data.inputs import chunks
+from activebdl.data.inputs import chunks, known_by
 from activebdl.errors import UserError
 from activebdl.files import cache_folder, writing_safely
 from activebdl.modes import evaluating
@@ -35,7 +35,7 @@ from activebdl.registry import without_addresses
 from activebdl.training import Training, lay_out, make_optimizer, make_scheduler
 
 SAMPLE = 1000
-"""Items of a pool by which it is known again."""
+"""Items by which a pool outside of memory is known again."""
 
 _log = logging.getLogger(__name__)
 
@@ -239,20 +239,19 @@ def _read(path: Path) -> dict[str, Tensor] | None:
 def _digest(
     network: Callable[[], nn.Module], dataset: ActiveDataset, settings: SimCLR, device: torch.device, seed: int
 ) -> str:
-    """Of all that decides what is learned; of the pool, some of its items."""
-    count = len(dataset.pool)
-    ids = torch.arange(min(SAMPLE, count)) * count // min(SAMPLE, count)
-    seen = hashlib.blake2b(dataset.pool[ids].contiguous().numpy().tobytes(), digest_size=16)
+    """Of all that decides what is learned."""
+    items = known_by(dataset.pool, SAMPLE)
+    seen = hashlib.blake2b(items.contiguous().numpy().data, digest_size=16)
     with global_rng_from(torch.Generator().manual_seed(0), device):  # a network's code cannot be seen, what it does can
         module = network()
     with evaluating(module), torch.no_grad():
-        does = module(dataset.normalise(dataset.pool[ids[:1].repeat(2)]))
-    bent = settings.augmentation(dataset.pool[ids[:2]].float(), torch.Generator().manual_seed(0))  # nor can its code
+        does = module(dataset.normalise(items[:1].repeat(2, *[1] * (items.dim() - 1))))
+    bent = settings.augmentation(items[:2].float(), torch.Generator().manual_seed(0))  # nor can its code
     for value in (*module.state_dict().values(), does, bent):
         seen.update(value.detach().float().cpu().contiguous().numpy().tobytes())
     told = (
         str(module),
-        count,
+        len(dataset.pool),
         repr(dataset.normalise),
         without_addresses(repr(settings)),
         device.type,

@@ -4,6 +4,7 @@ import math
 import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -217,6 +218,16 @@ def test_an_augmentation_that_does_something_else_teaches_by_itself(own_cache: P
 
     for by in (0.5, 0.8, 0.5):
         learn(data(), dimmed(by), 0)
+    assert len(list(own_cache.glob("*.pt"))) == 2
+
+
+def test_a_pool_that_differs_in_one_item_teaches_by_itself(own_cache: Path) -> None:
+    pool = data(1200)
+    assert isinstance(pool.pool, Tensor)
+    other = pool.pool.clone()
+    other[599] = 0
+    for items in (pool.pool, other, pool.pool.clone()):
+        learn(replace(pool, pool=items), settings(2), 0)
     assert len(list(own_cache.glob("*.pt"))) == 2
 
 

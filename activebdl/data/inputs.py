@@ -38,6 +38,20 @@ def chunks(inputs: Inputs, ids: Tensor, size: int) -> Generator[Tensor]:
     return (inputs[ids[start : start + size]] for start in range(0, len(ids), size))
 
 
+def known_by(inputs: Inputs, looks: int) -> Tensor:
+    """The items by which inputs are known again: all where they are in memory; else, for that may take hours, a few.
+
+    Args:
+        inputs: N items.
+        looks: How many of those that are not in memory are read, spread from the first to the last.
+    """
+    return inputs if isinstance(inputs, Tensor) else inputs[_spread(len(inputs), looks)]
+
+
+def _spread(count: int, looks: int) -> Tensor:
+    return torch.linspace(0, count - 1, min(count, looks), dtype=torch.double).round().long()
+
+
 class MappedInputs:
     """An array that stays in its file; only the items that are looked at are in memory.
 

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from activebdl.data import ActiveDataset
-from activebdl.data.inputs import Inputs
+from activebdl.data.inputs import Inputs, known_by
 from activebdl.spec import RunSpec
 from activebdl.targets import Target
 
 LOOKS = 64
-"""Items, from the first to the last, by which inputs outside of memory are known; reading all may take hours."""
+"""Items by which inputs outside of memory are known."""
 
 
 def dataset_inputs(dataset: ActiveDataset, spec: RunSpec) -> list[Any]:
@@ -53,7 +53,7 @@ def dataset_inputs(dataset: ActiveDataset, spec: RunSpec) -> list[Any]:
 def digest(context: str, inputs: Inputs, labels: Tensor | None) -> str:
     """Tells one data set from another by its items and their labels, or by `LOOKS` of its items and all labels."""
     count = len(inputs)
-    seen = inputs if isinstance(inputs, Tensor) else inputs[_looked_at(count)]
+    seen = known_by(inputs, LOOKS)
     found = hashlib.blake2b(f"{context} {count} {seen.dtype} {list(seen.shape[1:])} ".encode(), digest_size=8)
     found.update(seen.contiguous().numpy().data)
     if labels is not None:
@@ -67,7 +67,7 @@ def profile(inputs: Inputs, labels: Tensor | None, target: Target) -> dict[str, 
     told: dict[str, Any] = {"num_rows": len(inputs), "num_elements": len(inputs) * torch.Size(shape).numel()}
     told |= {"item_shape": shape, "labels": target.kind if labels is not None else "asked for"}
     if not isinstance(inputs, Tensor):
-        told["digest_of"] = f"{len(_looked_at(len(inputs)))} of {len(inputs)} items"
+        told["digest_of"] = f"{min(LOOKS, len(inputs))} of {len(inputs)} items"
     if target.names:
         told["classes"] = len(target.names)
     if labels is not None and target.names:
@@ -76,10 +76,6 @@ def profile(inputs: Inputs, labels: Tensor | None, target: Target) -> dict[str, 
         told |= {"mean": float(labels.mean()), "sd": float(labels.std(correction=0))}
         told |= {"min": float(labels.min()), "max": float(labels.max())}
     return told
-
-
-def _looked_at(count: int) -> Tensor:
-    return torch.linspace(0, count - 1, min(count, LOOKS), dtype=torch.double).round().long()
 
 
 def _tensor(dtype: Any, item_shape: tuple[int, ...]) -> Any:
