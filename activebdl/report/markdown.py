@@ -4,9 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from activebdl.report.arms import Arm, Estimate
-from activebdl.report.curves import TARGETS
+from activebdl.report.curves import TARGETS, by_label, common_counts
 from activebdl.report.reading import Study
+from activebdl.report.table import number, percent, spread
 from activebdl.report.verdicts import Statistics, Verdict, told_difference, told_p
+
+MOST_COUNTS = 30
+"""Rows of the table of all counts; `summary.csv` has every one."""
 
 _HOW = """\
 - At each count: the mean over the seeds, with a 95 % interval, from four seeds on by the studentised bootstrap, below
@@ -48,6 +52,9 @@ def document(study: Study, statistics: Statistics, pictures: Sequence[Picture], 
         "## Numbers",
         _arms(statistics),
         _tests(statistics.verdicts, statistics.headline),
+        "## At each count",
+        _counts(statistics),
+        f"{'Accuracy in percent' if statistics.headline == 'accuracy' else 'RMSE'}: mean and standard deviation.",
         *[part for picture in pictures[1:] for part in _picture(picture)],
         "## How to read it",
         _HOW.strip(),
@@ -103,6 +110,24 @@ def _arm(arm: Arm, of_classes: bool) -> list[str]:
         *map(str, arm.prices.values()),
         f"{minutes:.1f} min" if minutes >= 1 else f"{arm.seconds:.0f} s",
     ]
+
+
+def _counts(statistics: Statistics) -> str:
+    """The headline of each arm at the counts that all have, and at the last one how far its probabilities go."""
+    groups, counts = by_label(statistics.curves), common_counts(statistics.curves)
+    of_classes = statistics.headline == "accuracy"
+    shares = ("accuracy", "ece", "coverage_90")
+
+    def row(name: str, count: int, metric: str) -> list[str]:
+        cell = percent if metric in shares else number
+        return [name, *(cell([curve.at(count, metric) for curve in group]) for group in groups.values())]
+
+    rows = [row(f"{counts[at]:,}", counts[at], statistics.headline) for at in spread(len(counts), MOST_COUNTS)]
+    more = (
+        {"nll": "NLL (nats)", "ece": "ECE"} if of_classes else {"nll": "NLL (nats)", "coverage_90": "in 90 % interval"}
+    )
+    rows += [row(f"{told} at {counts[-1]:,}", counts[-1], metric) for metric, told in more.items()]
+    return _table(["labels", *map(_escaped, groups)], rows)
 
 
 def _tests(verdicts: Sequence[Verdict], headline: str) -> str:

@@ -15,11 +15,11 @@ def table(curves: Sequence[Curve], rows: int = 14) -> str:
     """
     groups = by_label(curves)
     of_classes = curves[0].headline == "accuracy"
-    cell = _percent if of_classes else _number
+    cell = percent if of_classes else number
     width = max(14, *(len(label) + 2 for label in groups))
     counts = common_counts(curves)
     lines = ["labels".rjust(14) + "".join(label.rjust(width) for label in groups)]
-    for at in _spread(len(counts), rows):
+    for at in spread(len(counts), rows):
         cells = [cell([c.heights[c.counts.index(counts[at])] for c in group]) for group in groups.values()]
         lines.append(f"{counts[at]:,}".rjust(14) + "".join(text.rjust(width) for text in cells))
     lines.append("-" * len(lines[0]))
@@ -39,19 +39,21 @@ def table(curves: Sequence[Curve], rows: int = 14) -> str:
     return "\n".join(lines)
 
 
-def _spread(total: int, wanted: int) -> list[int]:
-    """Up to ``wanted`` positions from the first to the last."""
+def spread(total: int, wanted: int) -> list[int]:
+    """Up to ``wanted`` positions of ``total``, from the first to the last."""
     if total <= wanted:
         return list(range(total))
     return sorted({round(i * (total - 1) / (wanted - 1)) for i in range(wanted)})
 
 
-def _percent(values: Sequence[float]) -> str:
+def percent(values: Sequence[float]) -> str:
+    """Mean and standard deviation of shares."""
     mean = f"{100 * statistics.fmean(values):.2f}"
     return f"{mean} ± {100 * statistics.stdev(values):.2f}" if len(values) > 1 else f"{mean} %"
 
 
-def _number(values: Sequence[float]) -> str:
+def number(values: Sequence[float]) -> str:
+    """Mean and standard deviation of anything else."""
     mean = f"{statistics.fmean(values):.4g}"
     return f"{mean} ± {statistics.stdev(values):.2g}" if len(values) > 1 else mean
 

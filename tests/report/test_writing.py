@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -83,6 +84,24 @@ def test_a_report_has_its_files_and_they_hold_the_numbers(runs: Path) -> None:
     assert (row["arm"], row["against"], row["outcome"]) == ("bald", "random", verdict.outcome)
     assert float(row["area_p_holm"]) == pytest.approx(verdict.area.p_holm, rel=1e-5)
     assert str(verdict) in written.text
+
+
+def test_the_report_tells_mean_and_deviation_at_each_count(runs: Path) -> None:
+    text = write(runs / "trial").document.read_text()
+    found = rows(runs / "trial" / "report" / "curves.csv")
+
+    def told(count: int, metric: str, scale: float, form: str) -> str:
+        cells: list[str] = []
+        for strategy in ("bald", "random"):
+            of = [r for r in found if r["strategy"] == strategy and int(r["n_labels"]) == count]
+            values = scale * np.array([float(r[metric]) for r in of])
+            cells.append(f"{values.mean():{form}} ± {values.std(ddof=1):.2{form[-1]}}")
+        return " | ".join(cells)
+
+    for count in (20, 25, 30):
+        assert f"| {count} | {told(count, 'accuracy', 100, '.2f')} |\n" in text
+    assert f"| ECE at 30 | {told(30, 'ece', 100, '.2f')} |\n" in text
+    assert f"| NLL (nats) at 30 | {told(30, 'nll', 1, '.4g')} |\n" in text
 
 
 def test_what_was_asked_is_counted_by_class(runs: Path) -> None:
