@@ -11,6 +11,10 @@ set; what counts is the difference, on the same folds.
 
 import argparse
 import math
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -63,29 +67,32 @@ def held_out(spec: RunSpec, data: ActiveDataset, ids: Tensor, seed: int) -> Tens
     return found
 
 
+def outcomes(change: Mapping[str, Any], runs: Sequence[Path], count: int) -> Tensor:
+    """``[runs * FOLDS, 2]``: the recipe with that change, on the labels of each run."""
+    torch.set_num_threads(1)
+    data, spec = load("mnist"), read_spec("mnist-1000", change)
+    return torch.cat([held_out(spec, data, labelled_by(run, count), seed) for seed, run in enumerate(runs)])
+
+
 def main() -> None:
     """Prints the table, a line at a time."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+")
     parser.add_argument("--labels", type=int, default=1000)
     parser.add_argument("--only", default=",".join(OPTIONS), help="changes, with commas between them")
+    parser.add_argument("--jobs", type=int, default=2, help="changes that are tried at a time")
     arguments = parser.parse_args()
     wanted = arguments.only.split(",")
     if unknown := set(wanted) - set(OPTIONS):
         parser.error(f"there is no {', '.join(sorted(unknown))}; known: {', '.join(OPTIONS)}")
-    data = load("mnist")
     print("| change | missed, % | NLL | missed more than by the recipe | NLL more |\n|---|---|---|---|---|")
-
-    def outcomes(change: dict[str, Any]) -> Tensor:
-        spec = read_spec("mnist-1000", change)
-        runs = enumerate(arguments.runs)
-        return torch.cat([held_out(spec, data, labelled_by(run, arguments.labels), seed) for seed, run in runs])
-
-    recipe = outcomes({})
-    _tell("recipe", recipe, "", "")
-    for name in wanted:
-        found = outcomes(OPTIONS[name])
-        _tell(name, found, *(_with_error(more) for more in (found - recipe).unbind(dim=1)))
+    ask = partial(outcomes, runs=arguments.runs, count=arguments.labels)
+    with ProcessPoolExecutor(arguments.jobs, get_context("spawn")) as processes:
+        recipe, *changed = (processes.submit(ask, change) for change in ({}, *(OPTIONS[name] for name in wanted)))
+        _tell("recipe", recipe.result(), "", "")
+        for name, found in zip(wanted, changed, strict=True):
+            more = found.result() - recipe.result()
+            _tell(name, found.result(), *map(_with_error, more.unbind(dim=1)))
 
 
 def _tell(name: str, found: Tensor, *more: str) -> None:
