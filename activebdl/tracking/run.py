@@ -86,7 +86,8 @@ class TrackedRun:
             self.client.log_batch(self.run_id, params=[Param(key, value) for key, value in self._params.items()])
             self._params = {}
         if self.spec is not None and self._grown:
-            self._send_growth(self.spec)
+            for key in BUDGETS:  # a parameter stays as it was told
+                self.client.set_tag(self.run_id, f"{key} now", flat(self.spec)[key])
         if self.spec is not None and self._last is not None and not self._has_inputs:
             self._send_inputs(self.spec, self._last[0])
         while self._rounds:
@@ -131,14 +132,6 @@ class TrackedRun:
                 self.client.delete_run(other.info.run_id)
         return found[0] if found else None
 
-    def _send_growth(self, spec: RunSpec) -> None:
-        """A parameter stays as it was told."""
-        for key, value in flat(spec).items():
-            if key in BUDGETS:
-                self.client.set_tag(self.run_id, f"{key} now", value)
-        self.client.log_text(self.run_id, spec_text(spec), SPEC_FILE)
-        self._grown = False
-
     def _send_inputs(self, spec: RunSpec, dataset: ActiveDataset) -> None:
         if self._has_inputs is None:
             self._has_inputs = bool(self.client.get_run(self.run_id).inputs.dataset_inputs)
@@ -182,9 +175,10 @@ class TrackedRun:
             folders = [self.client.list_artifacts(self.run_id, folder) for folder in (None, "asked")]
             # A process that is killed while it sends a file may leave an empty one.
             self._files = {entry.path for folder in folders for entry in folder if entry.file_size != 0}
-        if SPEC_FILE not in self._files:
+        if SPEC_FILE not in self._files or self._grown:
             self.client.log_text(self.run_id, spec_text(spec), SPEC_FILE)
             self._files.add(SPEC_FILE)
+            self._grown = False
         last = spec.label_counts()[-1]
         while self._undrawn:
             dataset, round = self._undrawn[0]
