@@ -39,7 +39,9 @@ def runs_of(folder: Path, runs: Path) -> Path:
     """The folder of all runs that this one is in, though it was found by its path."""
     if folder.resolve().is_relative_to(runs.resolve()):
         return runs
-    return folder.parent.parent if (folder.parent / "comparison.yaml").is_file() else folder.parent
+    from activebdl.run_folders import is_compared
+
+    return folder.parent.parent if is_compared(folder) else folder.parent
 
 
 def tracking_for(runs: Path, experiment: str, mlflow: bool) -> Any:

@@ -96,6 +96,11 @@ class Asking:
             return None
         return f"{_SPENT} {self.max_cost:g} is spent: {journal.paid():g} paid"
 
+    def was_poorer(self, reason: str) -> bool:
+        """Whether what ended the run was a budget in cost, and another than today's."""
+        today = None if self.max_cost is None else f"{_SPENT} {self.max_cost:g} "
+        return reason.startswith(_SPENT) and (today is None or not reason.startswith(today))
+
     def can_pay_again(self, stopped: str | None, journal: Journal, pool: Pool) -> bool:
         """Whether what stopped the run was a budget in cost, and today's is larger."""
         return stopped is not None and stopped.startswith(_SPENT) and self.why_no_more(journal, pool) is None

@@ -41,11 +41,11 @@ def resume(
     mlflow: Mlflow = True,
 ) -> None:
     """Goes on with a run or a comparison, after any stop; the result is the same as without the stop."""
-    from activebdl.run_folders import COMMON, read_comparison
+    from activebdl.run_folders import is_compared, read_comparison
 
     folder, cluster = folder_of(run, runs), cluster_for(ray, cpus, gpus)
     comparison = read_comparison(folder)
-    if (budget, max_cost) != (None, None) and (comparison is not None or (folder.parent / COMMON).is_file()):
+    if (budget, max_cost) != (None, None) and (comparison is not None or is_compared(folder)):
         raise UserError(
             "Runs that are compared keep the budgets that they have in common; compare anew with larger ones."
         )

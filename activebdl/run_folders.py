@@ -119,6 +119,11 @@ def read_comparison(folder: Path) -> RunSpec | None:
     return validate({**known["spec"], "compare": known["compare"]}, f"'{folder / COMMON}'")
 
 
+def is_compared(folder: Path) -> bool:
+    """Whether the folder of a run is in that of a comparison."""
+    return (folder.parent / COMMON).is_file()
+
+
 def list_comparisons(runs: Path) -> list[str]:
     """The names of all comparisons in a folder."""
     return sorted(str(common.parent.relative_to(runs)) for common in runs.rglob(COMMON))

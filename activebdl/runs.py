@@ -126,27 +126,27 @@ def resume(
             journal.note("spec", spec.model_dump(mode="json"))
         if spec != was or not (folder / SPEC_FILE).exists():  # killed before it was written
             write_safely(folder / SPEC_FILE, spec_text(spec))
-        return _go(cycle, spec, folder, journal, tracking, richer=spec.max_cost != was.max_cost)
+        return _go(cycle, spec, folder, journal, tracking)
 
 
-def _go(
-    cycle: ActiveLearning, spec: RunSpec, folder: Path, journal: Journal, tracking: Tracking, richer: bool = False
-) -> Curve:
-    """The run, or the rest of it; ``richer`` says that a budget in cost, which may have ended it, is larger now."""
+def _go(cycle: ActiveLearning, spec: RunSpec, folder: Path, journal: Journal, tracking: Tracking) -> Curve:
     rounds: list[Round] = []
     done = _done(journal)
     last = journal.round(done - 1)
     say(f"{folder.name}: {_what(cycle)}")
-    stopped = last is not None and last.results.get("stopped") is not None and not richer
+    stopped = None if last is None else last.results.get("stopped")
     done_all = last is not None and last.n_labels >= cycle.counts[-1]
-    if done_all or stopped or (journal.about("ended") is not None and not richer):
+    is_over = done_all or any(
+        reason is not None and not cycle.asking.was_poorer(reason) for reason in (stopped, journal.about("ended"))
+    )
+    if is_over:
         say("  finished before; this is what it brought")
     elif last is not None:
         say(f"  goes on with {last.n_labels:,} of {cycle.counts[-1]:,} labels")
     say(_header(cycle.dataset))
     uid: str = journal.about("uid")
     model = folder / MODEL
-    if not (done_all or stopped):
+    if not is_over:
         model.unlink(missing_ok=True)  # of fewer labels
     with tracking.run(spec, folder.name, uid, model) as track, rounds_bar(len(cycle.counts), done) as advance:
         for round in cycle.run(journal):

@@ -173,6 +173,19 @@ def test_a_run_that_was_stopped_by_its_costs_says_that_it_goes_on(
     assert info.finished and info.stopped is None
 
 
+def test_more_money_says_nothing_of_a_run_that_a_rule_has_stopped(
+    spec: RunSpec, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes = {"oracle": Named.model_validate({"name": "noisy", "cost": 1.0}), "max_cost": 90.0}
+    spec = spec.model_copy(update={**changes, "stop": (Named.model_validate({"name": "labels", "limit": 20}),)})
+    start(spec, tmp_path / "mine")
+    kept = (tmp_path / "mine" / "model.pkl").stat().st_mtime_ns
+    capsys.readouterr()
+    assert resume(tmp_path / "mine", max_cost=99.0).counts == (20,)
+    assert "finished before" in capsys.readouterr().out
+    assert (tmp_path / "mine" / "model.pkl").stat().st_mtime_ns == kept
+
+
 def test_runs_that_are_compared_keep_the_budget_that_they_have_in_common(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
