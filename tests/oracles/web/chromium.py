@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 WAIT = 60_000  # milliseconds, after which a test has failed
 
+SERVER_KILLED = ("ERR_CONNECTION", "ERR_EMPTY_RESPONSE", "ERR_CONTENT_LENGTH_MISMATCH")
+"""What Chromium says of a server that is gone: before it was asked, before it answered, in the middle of an answer."""
+
 
 @contextmanager
 def chromium() -> Generator["Browser"]:
@@ -57,8 +60,7 @@ class Person:
         self.press("Enter")
 
     def _read(self, message: "ConsoleMessage") -> None:
-        gone = any(error in message.text for error in ("ERR_CONNECTION", "ERR_EMPTY_RESPONSE"))  # the server is
-        if message.type == "error" and not gone:
+        if message.type == "error" and not any(error in message.text for error in SERVER_KILLED):
             self.complaints.append(message.text)
 
     def _dismiss(self, dialog: "Dialog") -> None:
