@@ -40,21 +40,22 @@ def resume(
     runs: Runs = Path("runs"),
     mlflow: Mlflow = True,
 ) -> None:
-    """Goes on with a run or a comparison, after any stop; the result is the same as without the stop."""
-    from activebdl.run_folders import is_compared, read_comparison
+    """Goes on with a run or a comparison, after any stop or to more labels; the result is that of one without stops."""
+    from activebdl.run_folders import is_compared, read_comparison, spec_of
 
     folder, cluster = folder_of(run, runs), cluster_for(ray, cpus, gpus)
     comparison = read_comparison(folder)
-    if (budget, max_cost) != (None, None) and (comparison is not None or is_compared(folder)):
-        raise UserError(
-            "Runs that are compared keep the budgets that they have in common; compare anew with larger ones."
-        )
     if comparison is not None:
+        comparison = comparison.more(budget, max_cost)
         side_by_side(comparison, folder, runs, jobs=jobs, mlflow=mlflow, cluster=cluster)
+    elif (budget, max_cost) != (None, None) and is_compared(folder):
+        raise UserError(
+            f"Runs that are compared have their budgets in common; give '{folder.parent.name}' the larger one."
+        )
     elif jobs is not None:
         raise UserError(f"'{run}' is a single run; --jobs is for comparisons, which have several.")
     else:
-        _go_on(folder, runs, mlflow, cluster=cluster, budget=budget, max_cost=max_cost)
+        _go_on(folder, runs, mlflow, cluster=cluster, more=spec_of(folder).more(budget, max_cost))
 
 
 def label(
@@ -165,7 +166,7 @@ def labels(
         raise UserError(f"The journal '{path}' is damaged ({trouble}); these are the lines that can still be read.")
 
 
-def _go_on(folder: Path, runs: Path, mlflow: bool, oracle: Any = None, cluster: Any = None, **more: Any) -> None:
+def _go_on(folder: Path, runs: Path, mlflow: bool, oracle: Any = None, cluster: Any = None, more: Any = None) -> None:
     from activebdl.report import table
     from activebdl.run_folders import spec_of
     from activebdl.runs import resume
@@ -175,5 +176,5 @@ def _go_on(folder: Path, runs: Path, mlflow: bool, oracle: Any = None, cluster: 
         raise UserError(f"'{folder.name}' looks at its pool by itself: it was begun without shards, so without --ray.")
     with resumable(folder, runs, "" if cluster is None else cluster.as_options):
         tracking = tracking_for(runs, spec.experiment, mlflow)
-        curve = resume(folder, tracking=tracking, oracle=oracle, cluster=cluster, **more)
+        curve = resume(folder, tracking=tracking, oracle=oracle, cluster=cluster, spec=more)
     close(table([curve]), folder, runs, mlflow)

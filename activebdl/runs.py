@@ -100,8 +100,7 @@ def resume(
     dataset: ActiveDataset | None = None,
     oracle: Named | None = None,
     cluster: Cluster | None = None,
-    budget: int | None = None,
-    max_cost: float | None = None,
+    spec: RunSpec | None = None,
 ) -> Curve:
     """Goes on with a run where it stopped; what is finished is only told again.
 
@@ -111,14 +110,16 @@ def resume(
         dataset: The data set, when it is at hand already.
         oracle: Who labels from here on; None for the one it was started with.
         cluster: Where its shards are looked at, if it has some.
-        budget: More labels than it was to have, in all; None for as many.
-        max_cost: More than all annotations were to cost together; None for as much.
+        spec: Its own with a larger budget, see `RunSpec.more`; None for as it was begun.
 
     Raises:
-        UserError: There is no such run, another process is working on it, or a budget is less.
+        UserError: There is no such run, another process is working on it, or that is another run.
     """
     was = spec_of(folder)
-    spec = was.more(budget, max_cost)
+    if spec is None:
+        spec = was
+    elif not resolved(spec).continues(resolved(was)):
+        raise UserError(f"The run in '{folder}' is another one than it is to be: more differs than its budget.")
     today = spec if oracle is None else spec.model_copy(update={"oracle": oracle})
     with Journal(folder / JOURNAL) as journal:
         cycle = build(today, dataset=dataset, folder=folder, progress=bars, cluster=cluster)

@@ -138,15 +138,25 @@ class RunSpec(BaseModel):
         if budget is not None:
             counts = self.label_counts()
             if budget < counts[-1]:
-                raise UserError(f"The run goes to {counts[-1]:,} labels as it is; a budget of {budget:,} is less.")
+                raise UserError(f"It goes to {counts[-1]:,} labels as it is; a budget of {budget:,} is less.")
             if further := label_counts(counts[-1], budget, self.query_size, self.growth)[1:]:
                 changes |= {"budget": budget, "counts": counts + further}
         if max_cost is not None:
             if max_cost < (limit := self.max_cost or math.inf):
                 told = "whatever it costs" if limit == math.inf else f"{limit:g}"
-                raise UserError(f"The run may cost {told} as it is; a budget in cost of {max_cost:g} is less.")
+                raise UserError(f"It may cost {told} as it is; a budget in cost of {max_cost:g} is less.")
             changes["max_cost"] = max_cost
         return self.model_copy(update=changes)
+
+    def continues(self, earlier: "RunSpec") -> bool:
+        """Whether this is the earlier run, or that run to more labels or for more money."""
+        counts = earlier.label_counts()
+        budgets = {"budget": self.budget, "counts": self.counts, "max_cost": self.max_cost}
+        return (
+            self == earlier.model_copy(update=budgets)
+            and self.label_counts()[: len(counts)] == counts
+            and (self.max_cost or math.inf) >= (earlier.max_cost or math.inf)
+        )
 
     @field_validator("stop", mode="before")
     @classmethod

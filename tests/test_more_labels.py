@@ -5,17 +5,22 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from activebdl import ActiveDataset, Annotation, UserError, load_model
+from activebdl import ActiveDataset, Annotation, UserError, load, load_model
 from activebdl.build import resolved
 from activebdl.journal import Journal
 from activebdl.report import Curve
-from activebdl.run_folders import list_runs
+from activebdl.run_folders import COMMON, list_runs, read_comparison, spec_of
 from activebdl.runs import resume, start
 from activebdl.spec import Named, RunSpec, read_spec
+from activebdl.sweep import compare
+from activebdl.sweep._child import InThisProcess
+from activebdl.sweep._children import Task, Tell
 from activebdl.tracking.store import MlflowTracking
+from tests.comparisons import asked, tiny, told
 from tests.scripted import Scripted, truth_of
 from tests.test_loop import Network, cycle, timeless
 
@@ -100,6 +105,21 @@ def test_a_spec_with_more_labels_begins_with_the_counts_it_had(
             spec.more(spec.budget - 1, None)
 
 
+@given(st.integers(0, 200), st.floats(1, 9) | st.none(), st.floats(1, 9) | st.none())
+def test_a_spec_continues_what_differs_in_smaller_budgets_alone(
+    labels: int, cost: float | None, other_cost: float | None
+) -> None:
+    earlier = RunSpec.model_validate({"initial": 10, "budget": 50, "query_size": 7, "max_cost": cost})
+    changes = {"budget": 50 + labels, "counts": earlier.more(50 + labels, None).label_counts(), "max_cost": other_cost}
+    later = earlier.model_copy(update=changes)
+    poorer = (other_cost or float("inf")) < (cost or float("inf"))
+    assert later.continues(earlier) == (not poorer)
+    assert earlier.more(50 + labels, None).continues(earlier)
+    assert not later.model_copy(update={"seed": 1}).continues(earlier)
+    assert not later.model_copy(update={"counts": (10, 20, 50 + labels)}).continues(earlier)
+    assert not (labels and earlier.continues(later))
+
+
 def test_a_spec_for_more_money() -> None:
     spec = RunSpec.model_validate({"max_cost": 5.0})
     assert spec.more(None, 7.5) == RunSpec.model_validate({"max_cost": 7.5})
@@ -140,7 +160,7 @@ def test_a_finished_run_goes_on_to_a_larger_budget_also_in_mlflow(
     whole = start(spec.model_copy(update={"counts": (20, 40, 64, 70)}), tmp_path / "whole")
     start(spec, folder, tracking=MlflowTracking.prepare(runs, "digits"))
     for _ in range(2):  # the same command again changes nothing
-        more = resume(folder, tracking=MlflowTracking.prepare(runs, "digits"), budget=70)
+        more = resume(folder, tracking=MlflowTracking.prepare(runs, "digits"), spec=spec_of(folder).more(70, None))
         assert points(more) == points(whole)
     (info,) = list_runs(folder)
     assert info.finished and info.spec.budget == 70 and info.spec.label_counts() == (20, 40, 64, 70)
@@ -160,14 +180,15 @@ def test_a_run_that_was_stopped_by_its_costs_says_that_it_goes_on(
     spec: RunSpec, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     spec = spec.model_copy(update={"oracle": Named.model_validate({"name": "noisy", "cost": 1.0}), "max_cost": 30.0})
-    start(spec, tmp_path / "mine")
+    mine = tmp_path / "mine"
+    start(spec, mine)
     assert "stopped: the budget in cost of 30 is spent: 30 paid" in capsys.readouterr().out
-    assert resume(tmp_path / "mine", max_cost=33.0).counts == (20, 30, 33)
+    assert resume(mine, spec=spec_of(mine).more(None, 33.0)).counts == (20, 30, 33)
     told = capsys.readouterr().out
     assert "goes on with 30 of 40 labels" in told and "finished before" not in told
-    assert resume(tmp_path / "mine", max_cost=99.0).counts == (20, 30, 33, 40)
+    assert resume(mine, spec=spec_of(mine).more(None, 99.0)).counts == (20, 30, 33, 40)
     capsys.readouterr()
-    resume(tmp_path / "mine")
+    resume(mine)
     assert "finished before" in capsys.readouterr().out
     (info,) = list_runs(tmp_path)
     assert info.finished and info.stopped is None
@@ -178,26 +199,63 @@ def test_more_money_says_nothing_of_a_run_that_a_rule_has_stopped(
 ) -> None:
     changes = {"oracle": Named.model_validate({"name": "noisy", "cost": 1.0}), "max_cost": 90.0}
     spec = spec.model_copy(update={**changes, "stop": (Named.model_validate({"name": "labels", "limit": 20}),)})
-    start(spec, tmp_path / "mine")
-    kept = (tmp_path / "mine" / "model.pkl").stat().st_mtime_ns
+    mine = tmp_path / "mine"
+    start(spec, mine)
+    kept = (mine / "model.pkl").stat().st_mtime_ns
     capsys.readouterr()
-    assert resume(tmp_path / "mine", max_cost=99.0).counts == (20,)
+    assert resume(mine, spec=spec_of(mine).more(None, 99.0)).counts == (20,)
     assert "finished before" in capsys.readouterr().out
-    assert (tmp_path / "mine" / "model.pkl").stat().st_mtime_ns == kept
+    assert (mine / "model.pkl").stat().st_mtime_ns == kept
 
 
-def test_runs_that_are_compared_keep_the_budget_that_they_have_in_common(
+class Killed(InThisProcess):
+    """Works on the first child alone."""
+
+    def run(self, tasks: Sequence[Task], tell: Tell) -> None:
+        super().run(tasks[:1], tell)
+        raise KeyboardInterrupt
+
+
+def test_a_comparison_goes_on_to_a_larger_budget_as_if_it_had_been_begun_with_it(tmp_path: Path) -> None:
+    folder, wanted = tmp_path / "both", tiny(["bald", "random"], seeds=(0, 1))
+    whole = compare(wanted.model_copy(update={"budget": 60}), tmp_path / "whole")
+    first = compare(wanted, folder)
+    assert [curve.counts for curve in first] == [(20, 30, 40)] * 4
+    uid = yaml.safe_load((folder / COMMON).read_text())["uid"]
+    there = read_comparison(folder)
+    assert there is not None
+    with pytest.raises(KeyboardInterrupt):
+        compare(there.more(60, None), folder, executor=Killed(load("digits")))
+    assert [info.rounds[-1].n_labels for info in list_runs(folder)] == [60, 40, 40, 40]
+    again = read_comparison(folder)  # so that it goes on without being told of the budget again
+    assert again is not None and again.budget == 60
+    assert told(compare(again, folder)) == told(whole)
+    assert asked(folder) == asked(tmp_path / "whole")
+    assert yaml.safe_load((folder / COMMON).read_text())["uid"] == uid
+
+
+def test_the_budget_of_a_comparison_is_given_to_it_and_not_to_one_of_its_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     quick = ["--budget", "20", "--set", "posterior.training.steps=5", "--draws", "2", "--no-mlflow"]
     assert main("compare", "digits-small", "--seeds", "1", "--name", "both", *quick) == 0
-    for name in ("both", "both/random-mc_dropout-seed0"):
-        assert main("resume", name, "--budget", "40", "--no-mlflow") == 2
-        assert "Runs that are compared keep the budgets that they have in common" in capsys.readouterr().err
+    assert main("resume", "both/random-mc_dropout-seed0", "--budget", "40", "--no-mlflow") == 2
+    assert "Runs that are compared have their budgets in common; give 'both' the larger" in capsys.readouterr().err
+    assert main("resume", "both", "--budget", "10", "--no-mlflow") == 2
+    assert "It goes to 20 labels as it is; a budget of 10 is less." in capsys.readouterr().err
+    assert main("resume", "both", "--budget", "40", "--no-mlflow") == 0
+    assert [info.rounds[-1].n_labels for info in list_runs(Path("runs"))] == [40, 40]
+
+
+def test_a_budget_that_cannot_be_is_refused_before_anything_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    quick = ["--budget", "20", "--set", "posterior.training.steps=5", "--draws", "2", "--no-mlflow"]
     assert main("run", "digits-small", "--name", "one", *quick) == 0
     assert main("resume", "one", "--budget", "10", "--no-mlflow") == 2
-    assert "The run goes to 20 labels as it is; a budget of 10 is less." in capsys.readouterr().err
+    assert "It goes to 20 labels as it is; a budget of 10 is less." in capsys.readouterr().err
     assert main("resume", "one", "--budget", "9999", "--no-mlflow") == 2
     assert "above the pool, which has 1297 items" in capsys.readouterr().err
     assert main("resume", "one", "--budget", "30", "--no-mlflow") == 0

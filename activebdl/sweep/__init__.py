@@ -12,7 +12,6 @@ import contextlib
 import uuid
 from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 from filelock import FileLock, Timeout
@@ -82,7 +81,7 @@ def compare(
     """Runs, or goes on with, every strategy with every posterior and seed of ``spec.compare``.
 
     Args:
-        spec: What is compared.
+        spec: What is compared; one that is there already, maybe with a larger budget, see `RunSpec.more`.
         folder: From `comparison_folder`.
         tracking: Sends the rounds to MLflow, all runs under one parent.
         executor: Runs them; one after the other in this process when not given.
@@ -155,9 +154,14 @@ def _placed(children: list[RunSpec], folder: Path) -> list[Task]:
     return [Task(child, places[number]) for number, child in enumerate(children)]
 
 
-def _common(spec: RunSpec) -> dict[str, Any]:
-    """What all runs of a comparison share, as plain data: other posteriors take over the training of the spec's own."""
-    return resolved(spec).model_dump(mode="json", exclude={"strategy", "seed", "shards", "compare"})
+def _common(spec: RunSpec) -> RunSpec:
+    """What all runs of a comparison share: other posteriors take over the training of the spec's own."""
+    defaults = {key: RunSpec.model_fields[key].get_default() for key in _OWN}
+    return resolved(spec).model_copy(update=defaults)
+
+
+_OWN = ("strategy", "seed", "shards", "compare")
+"""Settings in which the runs of one comparison may differ."""
 
 
 def _holds(folder: Path, spec: RunSpec) -> bool:
@@ -167,9 +171,9 @@ def _holds(folder: Path, spec: RunSpec) -> bool:
 
 
 def _is_of(place: Path, child: RunSpec) -> bool:
-    """Whether a run has begun in a folder, maybe when there were fewer settings than today."""
+    """Whether a run has begun in a folder, maybe with a smaller budget, or when there were fewer settings."""
     known = begun(place)
-    return known is not None and (known == child or resolved(known) == child)
+    return known is not None and child.continues(resolved(known))
 
 
 @contextlib.contextmanager
@@ -191,8 +195,10 @@ def _held(folder: Path) -> Generator[None]:
 
 def _claim(folder: Path, spec: RunSpec) -> str:
     """Writes what the comparison is; returns its uid, which stays the same when it goes on."""
-    file = folder / COMMON
-    uid: str = yaml.safe_load(file.read_text(encoding="utf-8"))["uid"] if _holds(folder, spec) else uuid.uuid4().hex
-    content = {"uid": uid, "spec": _common(spec), "compare": spec.compare.model_dump(mode="json")}
+    file, there = folder / COMMON, read_comparison(folder)
+    goes_on = there is not None and _common(spec).continues(_common(there))
+    uid: str = yaml.safe_load(file.read_text(encoding="utf-8"))["uid"] if goes_on else uuid.uuid4().hex
+    common = _common(spec).model_dump(mode="json", exclude=set(_OWN))
+    content = {"uid": uid, "spec": common, "compare": spec.compare.model_dump(mode="json")}
     write_safely(file, yaml.safe_dump(content, sort_keys=False, default_flow_style=None))
     return uid

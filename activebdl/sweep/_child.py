@@ -38,7 +38,7 @@ def _end_of(task: Task, tell: Callable[[Event], object], dataset: Callable[[], A
         _wait_for(journal)
         known = begun(task.folder) is not None
         done = len(read_rounds(journal)) if known else 0
-        go = resume if known else partial(start, task.spec)
+        go = partial(resume, spec=task.spec) if known else partial(start, task.spec)
         return Finished(go(task.folder, tracking=_Telling(tell, done), dataset=dataset()))
     except Waiting as waiting:
         return Waits(str(waiting))
