@@ -50,7 +50,7 @@ test: setup  ## the tests, JOBS of them at a time
 test-slow: setup  ## the tests that take minutes or fetch data
 	@$(BIN)/python -m pytest -m slow
 
-test-browser: setup  ## the labelling page in Chromium, which is installed where it is missing and may be
+test-browser: setup  ## the labelling page in Chromium, installed first where it is missing and that is allowed
 	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || \
 	    .ci/chromium
 	@$(BIN)/python -m pytest -m browser

@@ -148,12 +148,15 @@ class RunSpec(BaseModel):
             changes["max_cost"] = max_cost
         return self.model_copy(update=changes)
 
+    def with_budgets_of(self, other: "RunSpec") -> "RunSpec":
+        """The same run, to as many labels and for as much money as another."""
+        return self.model_copy(update={"budget": other.budget, "counts": other.counts, "max_cost": other.max_cost})
+
     def continues(self, earlier: "RunSpec") -> bool:
         """Whether this is the earlier run, or that run to more labels or for more money."""
         counts = earlier.label_counts()
-        budgets = {"budget": self.budget, "counts": self.counts, "max_cost": self.max_cost}
         return (
-            self == earlier.model_copy(update=budgets)
+            self == earlier.with_budgets_of(self)
             and self.label_counts()[: len(counts)] == counts
             and (self.max_cost or math.inf) >= (earlier.max_cost or math.inf)
         )

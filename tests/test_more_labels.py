@@ -16,7 +16,7 @@ from activebdl.report import Curve
 from activebdl.run_folders import COMMON, list_runs, read_comparison, spec_of
 from activebdl.runs import resume, start
 from activebdl.spec import Named, RunSpec, read_spec
-from activebdl.sweep import compare
+from activebdl.sweep import compare, comparison_folder
 from activebdl.sweep._child import InThisProcess
 from activebdl.sweep._children import Task, Tell
 from activebdl.tracking.store import MlflowTracking
@@ -232,6 +232,22 @@ def test_a_comparison_goes_on_to_a_larger_budget_as_if_it_had_been_begun_with_it
     assert told(compare(again, folder)) == told(whole)
     assert asked(folder) == asked(tmp_path / "whole")
     assert yaml.safe_load((folder / COMMON).read_text())["uid"] == uid
+
+
+def test_a_comparison_that_was_given_more_keeps_it_when_it_is_asked_for_again(tmp_path: Path) -> None:
+    spec = tiny(["bald"])
+    folder = comparison_folder(spec, tmp_path)
+    compare(spec, folder)
+    there = read_comparison(folder)
+    assert there is not None
+    for budget in (50, 60):
+        compare(there.more(budget, None), folder)
+    wider = tiny(["bald", "random"])
+    assert comparison_folder(wider, tmp_path) == folder
+    assert [curve.counts[-1] for curve in compare(wider, folder)] == [60, 60]
+    # But one that is to have fewer labels is another one, unless it was begun with them.
+    less = wider.model_copy(update={"budget": 50})
+    assert comparison_folder(less, tmp_path) == tmp_path / f"{spec.experiment}-2"
 
 
 def test_the_budget_of_a_comparison_is_given_to_it_and_not_to_one_of_its_runs(

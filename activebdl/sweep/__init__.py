@@ -1,17 +1,19 @@
 """A comparison: every strategy with every posterior and every seed, and their curves side by side.
 
-    runs/NAME/comparison.yaml                         what all its runs have in common
+    runs/NAME/comparison.yaml                         what all its runs have in common, and with which budget it began
     runs/NAME/power_bald-mc_dropout-seed0/            a run each, see `activebdl.runs`
     runs/NAME/curves.png, curves.csv, table.txt       written anew after every run
     runs/NAME/report/                                 at the end, see `activebdl.report`
 
 What is finished is not done again, and what failed is tried again. Runs with the same seed begin with the same labels.
+A comparison that was given a larger budget keeps it, also when it is asked for as it was begun.
 """
 
 import contextlib
 import uuid
 from collections.abc import Generator, Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 from filelock import FileLock, Timeout
@@ -81,7 +83,7 @@ def compare(
     """Runs, or goes on with, every strategy with every posterior and seed of ``spec.compare``.
 
     Args:
-        spec: What is compared; one that is there already, maybe with a larger budget, see `RunSpec.more`.
+        spec: What is compared. What is there already may be given more labels or money, see `RunSpec.more`.
         folder: From `comparison_folder`.
         tracking: Sends the rounds to MLflow, all runs under one parent.
         executor: Runs them; one after the other in this process when not given.
@@ -95,6 +97,10 @@ def compare(
         raise UserError("Shards are for one run, by 'activebdl run'; a comparison has --jobs, or --ray.")
     if executor is not None:
         executor.check(spec)
+    there = read_comparison(folder)
+    if there is not None and _was_begun_as(folder, spec) and not _common(spec).continues(_common(there)):
+        spec = spec.with_budgets_of(there)
+        say(f"'{folder.name}' was given a larger budget: {spec.label_counts()[-1]:,} labels")
     dataset = make_dataset(spec.dataset)
     children = _children(spec)
     for child in children:
@@ -163,11 +169,28 @@ def _common(spec: RunSpec) -> RunSpec:
 _OWN = ("strategy", "seed", "shards", "compare")
 """Settings in which the runs of one comparison may differ."""
 
+_BUDGETS = {"budget", "counts", "max_cost"}
+"""Settings that may become more when it goes on."""
+
 
 def _holds(folder: Path, spec: RunSpec) -> bool:
     """Whether the folder is of a comparison with this spec, whichever its strategies, posteriors and seeds."""
     there = read_comparison(folder)
-    return there is not None and _common(there) == _common(spec)
+    return there is not None and (_common(there) == _common(spec) or _was_begun_as(folder, spec))
+
+
+def _was_begun_as(folder: Path, spec: RunSpec) -> bool:
+    """Whether the comparison in a folder had this spec before it was given a larger budget."""
+    there, budgets = read_comparison(folder), _known(folder).get("begun")
+    if there is None or budgets is None:
+        return False
+    return _common(there).with_budgets_of(RunSpec.model_validate(budgets)) == _common(spec)
+
+
+def _known(folder: Path) -> dict[str, Any]:
+    """The file of a comparison; empty where there is none."""
+    file = folder / COMMON
+    return yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
 def _is_of(place: Path, child: RunSpec) -> bool:
@@ -195,10 +218,15 @@ def _held(folder: Path) -> Generator[None]:
 
 def _claim(folder: Path, spec: RunSpec) -> str:
     """Writes what the comparison is; returns its uid, which stays the same when it goes on."""
-    file, there = folder / COMMON, read_comparison(folder)
-    goes_on = there is not None and _common(spec).continues(_common(there))
-    uid: str = yaml.safe_load(file.read_text(encoding="utf-8"))["uid"] if goes_on else uuid.uuid4().hex
-    common = _common(spec).model_dump(mode="json", exclude=set(_OWN))
-    content = {"uid": uid, "spec": common, "compare": spec.compare.model_dump(mode="json")}
-    write_safely(file, yaml.safe_dump(content, sort_keys=False, default_flow_style=None))
+    common, there, known = _common(spec), read_comparison(folder), _known(folder)
+    if there is None or not common.continues(_common(there)):
+        there, known = spec, {"uid": uuid.uuid4().hex}
+    uid: str = known["uid"]
+    content = {
+        "uid": uid,
+        "spec": common.model_dump(mode="json", exclude=set(_OWN)),
+        "compare": spec.compare.model_dump(mode="json"),
+        "begun": known.get("begun") or _common(there).model_dump(mode="json", include=_BUDGETS),
+    }
+    write_safely(folder / COMMON, yaml.safe_dump(content, sort_keys=False, default_flow_style=None))
     return uid

@@ -60,7 +60,7 @@ def learns(strategy: Any) -> list[tuple[int, ...]]:
 
 @pytest.mark.usefixtures("forgetting")
 def test_the_readmes_own_strategies_do_what_they_say() -> None:
-    names: dict[str, Any] = {"torch": torch}
+    names: dict[str, Any] = {}
     exec(compile(code(README)[-1], str(README), "exec"), names)
     known = pool(40, seed=1, labelled=6)
     apart = {
