@@ -84,14 +84,16 @@ def _resume(folder: Path, runs: Path, how: str) -> str:
     return f"activebdl resume {name}{runs_option(runs)}{how}"
 
 
-def side_by_side(spec: Any, folder: Path, runs: Path, *, jobs: int | None, mlflow: bool, cluster: Any = None) -> None:
+def side_by_side(
+    spec: Any, folder: Path, runs: Path, *, jobs: int | None, mlflow: bool, cluster: Any = None, more: str = ""
+) -> None:
     """Runs a comparison, or goes on with it, and tells how it ended."""
     from activebdl import sweep
     from activebdl.report import conclude
 
     executor = sweep.executor_for(jobs, cluster)
     how = (f" --jobs {jobs}" if jobs is not None and (cluster is not None or jobs > 1) else "") + (
-        "" if cluster is None else cluster.as_options
+        more if cluster is None else cluster.as_options + more
     )
     tracking = tracking_for(runs, spec.experiment, mlflow)
     plot = folder / "curves.png"

@@ -56,7 +56,7 @@ def build(
     scoring, candidates, stop = make_scoring(spec), make_candidates(spec), [make_rule(named) for named in spec.stop]
     start, views, pretraining = make_starter(spec.start), make_views(spec), make_pretraining(spec)
     networks.get(spec.network.name)  # unknown names are told before any byte of data is fetched
-    _check_options(oracles.get(spec.oracle.name), spec.oracle, "oracle")
+    options = _options(oracles.get(spec.oracle.name), spec.oracle, "oracle")
     dataset = dataset or make_dataset(spec.dataset, progress=progress is not silent)
     return ActiveLearning(
         dataset,
@@ -64,7 +64,7 @@ def build(
         counts=counts,
         posterior=posterior,
         strategy=strategy,
-        oracle=make_oracle(spec.oracle.name, dataset, options=spec.oracle.options, seed=spec.seed, folder=folder),
+        oracle=make_oracle(spec.oracle.name, dataset, options=options, seed=spec.seed, folder=folder),
         time_limit=spec.time_limit,
         max_cost=spec.max_cost,
         start=start,
@@ -87,23 +87,20 @@ def build(
 
 def make_dataset(named: Named, *, cache: Path | None = None, progress: bool = True) -> ActiveDataset:
     """The data set by that name; see `activebdl.data.load`."""
-    _check_options(datasets.get(named.name), named, "dataset")
-    return load(named.name, cache=cache, progress=progress, **named.options)
+    options = _options(datasets.get(named.name), named, "dataset")
+    return load(named.name, cache=cache, progress=progress, **options)
 
 
 def make_fresh(named: Named, dataset: ActiveDataset) -> Callable[[], nn.Module]:
     """Makes fresh networks for that data set; see `activebdl.networks.make_network`."""
-    _check_options(networks.get(named.name), named, "network")
-    return make_network(named.name, dataset.input_shape, dataset.target.width, **named.options)
+    options = _options(networks.get(named.name), named, "network")
+    return make_network(named.name, dataset.input_shape, dataset.target.width, **options)
 
 
 def make_strategy(named: Named) -> Strategy:
     """The strategy by that name, with the ``beta`` of a stochastic rule and the options of its own."""
-    options = dict(named.options)
+    options = _options(resolve(named.name).function, named, "strategy")
     beta = _checked(float | None, options.pop("beta", None), f"'beta' of the strategy '{named.name}'")
-    hints = _hints(resolve(named.name).function)
-    for key in options.keys() & hints.keys():
-        options[key] = _checked(hints[key], options[key], f"'{key}' of the strategy '{named.name}'")
     return resolve(named.name, beta=beta, **options)
 
 
@@ -271,12 +268,13 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
         return {}
 
 
-def _check_options(maker: Callable[..., Any], named: Named, kind: str) -> None:
-    """Refuses options of the wrong type; those that do not exist are refused by the maker."""
+def _options(maker: Callable[..., Any], named: Named, kind: str) -> dict[str, Any]:
+    """The options, each of its type, or refused; those that do not exist are refused by the maker."""
     hints = _hints(maker)
-    for key, value in named.options.items():
-        if key in hints:
-            _checked(hints[key], value, f"'{key}' of the {kind} '{named.name}'")
+    return {
+        key: _checked(hints[key], value, f"'{key}' of the {kind} '{named.name}'") if key in hints else value
+        for key, value in named.options.items()
+    }
 
 
 def _checked(hint: Any, value: Any, where: str) -> Any:

@@ -32,7 +32,7 @@ def resume(
     cpus: Cpus = None,
     gpus: Gpus = None,
     budget: Annotated[
-        int | None, typer.Option(help="Labels at the end, where they are to be more than it was begun with.")
+        int | None, typer.Option(help="Labels at the end, where they are to be more; counts go on from the last one.")
     ] = None,
     max_cost: Annotated[
         float | None, typer.Option("--max-cost", help="What all annotations may cost, where it is to be more.")
@@ -45,17 +45,29 @@ def resume(
 
     folder, cluster = folder_of(run, runs), cluster_for(ray, cpus, gpus)
     comparison = read_comparison(folder)
+    larger = {"--budget": budget, "--max-cost": max_cost}
+    how = "".join(f" {option} {value}" for option, value in larger.items() if value is not None)
     if comparison is not None:
-        comparison = comparison.more(budget, max_cost)
-        side_by_side(comparison, folder, runs, jobs=jobs, mlflow=mlflow, cluster=cluster)
-    elif (budget, max_cost) != (None, None) and is_compared(folder):
+        spec, runs = _with_more(comparison, budget, max_cost), runs_of(folder, runs)
+        side_by_side(spec, folder, runs, jobs=jobs, mlflow=mlflow, cluster=cluster, more=how)
+    elif how and is_compared(folder):
         raise UserError(
             f"Runs that are compared have their budgets in common; give '{folder.parent.name}' the larger one."
         )
     elif jobs is not None:
         raise UserError(f"'{run}' is a single run; --jobs is for comparisons, which have several.")
     else:
-        _go_on(folder, runs, mlflow, cluster=cluster, more=spec_of(folder).more(budget, max_cost))
+        spec = _with_more(spec_of(folder), budget, max_cost)
+        _go_on(folder, runs, mlflow, cluster=cluster, spec=spec, how=how)
+
+
+def _with_more(spec: Any, budget: int | None, max_cost: float | None) -> Any:
+    """The spec with a larger budget; says at which counts it will be measured."""
+    more = spec.more(budget, max_cost)
+    further = more.label_counts()[len(spec.label_counts()) :]
+    if further:
+        typer.echo(f"goes on to {', '.join(f'{count:,}' for count in further)} labels")
+    return more
 
 
 def label(
@@ -166,15 +178,23 @@ def labels(
         raise UserError(f"The journal '{path}' is damaged ({trouble}); these are the lines that can still be read.")
 
 
-def _go_on(folder: Path, runs: Path, mlflow: bool, oracle: Any = None, cluster: Any = None, more: Any = None) -> None:
+def _go_on(
+    folder: Path,
+    runs: Path,
+    mlflow: bool,
+    oracle: Any = None,
+    cluster: Any = None,
+    spec: Any = None,
+    how: str = "",
+) -> None:
     from activebdl.report import table
     from activebdl.run_folders import spec_of
     from activebdl.runs import resume
 
-    spec, runs = spec_of(folder), runs_of(folder, runs)
-    if cluster is not None and spec.shards is None:
+    was, runs = spec_of(folder), runs_of(folder, runs)
+    if cluster is not None and was.shards is None:
         raise UserError(f"'{folder.name}' looks at its pool by itself: it was begun without shards, so without --ray.")
-    with resumable(folder, runs, "" if cluster is None else cluster.as_options):
-        tracking = tracking_for(runs, spec.experiment, mlflow)
-        curve = resume(folder, tracking=tracking, oracle=oracle, cluster=cluster, spec=more)
+    with resumable(folder, runs, (cluster.as_options if cluster is not None else "") + how):
+        tracking = tracking_for(runs, was.experiment, mlflow)
+        curve = resume(folder, tracking=tracking, oracle=oracle, cluster=cluster, spec=spec)
     close(table([curve]), folder, runs, mlflow)

@@ -166,7 +166,8 @@ class ActiveLearning:
         with self.asking.to_the_end(), self.shards or contextlib.nullcontext():
             self._collect(journal, belief, VALIDATION, self.validation, seconds)  # its time is the first round's
             for round in itertools.count():
-                n_labels = self.counts[min(round, len(self.counts) - 1)]  # once more, where money was short and is not
+                last = rounds[-1].n_labels if rounds else 0  # less than was wanted, where money was short
+                n_labels = next(count for count in self.counts if count > last)
                 new = self._collect(journal, belief, round, n_labels, seconds)
                 if not new:  # the last of the budget in cost went for abstentions
                     journal.note("ended", self.asking.why_no_more(journal, pool))
@@ -227,6 +228,7 @@ class ActiveLearning:
         quantity = min(quantity, len(affordable))
         if quantity == 0:
             return None
+        begin = time.perf_counter()
         _ = self.learner.fresh  # pretrain, before the first label is asked for
         strategy = {VALIDATION: resolve("random"), 0: self.starter}.get(round, self.strategy)
         again = f" again {attempt}" if attempt else ""
@@ -237,6 +239,7 @@ class ActiveLearning:
             data.pool, data.normalise, data.costs, data.target_inputs, pool.unlabelled,
             self.learner.embed if "items" in strategy.needs else None,
         )  # fmt: skip
+        spent = time.perf_counter() - begin
         if strategy.needs_model:  # fit, where the last round's results were in the journal already
             _ = belief.posterior
         begin = time.perf_counter()
@@ -259,7 +262,7 @@ class ActiveLearning:
         asked = Asked(
             tuple(ids.tolist()),
             (None,) * len(ids) if scores is None else tuple(scores),
-            time.perf_counter() - begin,
+            spent + time.perf_counter() - begin,
             selection.samples,
             predictions,
         )

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -112,11 +113,34 @@ def list_runs(runs: Path, broken: Callable[[str, UserError], object] | None = No
 
 
 def read_comparison(folder: Path) -> RunSpec | None:
-    """What is compared in a folder; None when it holds no comparison."""
-    if not (folder / COMMON).is_file():
-        return None
-    known = yaml.safe_load((folder / COMMON).read_text(encoding="utf-8"))
-    return validate({**known["spec"], "compare": known["compare"]}, f"'{folder / COMMON}'")
+    """What is compared in a folder; None when it holds no comparison.
+
+    Raises:
+        UserError: Its file is damaged.
+    """
+    known = comparison_file(folder)
+    return validate({**known["spec"], "compare": known["compare"]}, f"'{folder / COMMON}'") if known else None
+
+
+def comparison_file(folder: Path) -> dict[str, Any]:
+    """What the file of a comparison says; nothing where there is none.
+
+    Raises:
+        UserError: It is damaged.
+    """
+    file = folder / COMMON
+    if not file.is_file():
+        return {}
+    try:
+        known = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):
+        known = None
+    if not isinstance(known, dict) or not {"uid", "spec", "compare"} <= known.keys():  # pyright: ignore[reportUnknownMemberType]
+        raise UserError(
+            f"'{file}' is damaged: it has no uid, spec and compare. Its runs are whole; compare them anew in another "
+            "folder, or resume them one by one."
+        )
+    return known  # pyright: ignore[reportUnknownVariableType]
 
 
 def is_compared(folder: Path) -> bool:

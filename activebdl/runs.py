@@ -28,7 +28,7 @@ from activebdl.loop import ActiveLearning
 from activebdl.progress import bars, rounds_bar, say
 from activebdl.report import Curve, curve_of
 from activebdl.rounds import Round
-from activebdl.run_folders import JOURNAL, SPEC_FILE, spec_of
+from activebdl.run_folders import JOURNAL, SPEC_FILE, begun, spec_of
 from activebdl.spec import Named, RunSpec, spec_text
 from activebdl.training import Training
 
@@ -88,8 +88,7 @@ def start(
     cycle = build(spec, dataset=dataset, folder=folder, progress=bars, cluster=cluster)
     with Journal(folder / JOURNAL) as journal:
         journal.note("uid", uuid.uuid4().hex)
-        journal.note("spec", spec.model_dump(mode="json"))  # last: with it the run has begun
-        write_safely(folder / SPEC_FILE, spec_text(spec))
+        _note(spec, folder, journal)  # last: with it the run has begun
         return _go(cycle, spec, folder, journal, tracking)
 
 
@@ -123,11 +122,22 @@ def resume(
     today = spec if oracle is None else spec.model_copy(update={"oracle": oracle})
     with Journal(folder / JOURNAL) as journal:
         cycle = build(today, dataset=dataset, folder=folder, progress=bars, cluster=cluster)
-        if spec != was:
-            journal.note("spec", spec.model_dump(mode="json"))
-        if spec != was or not (folder / SPEC_FILE).exists():  # killed before it was written
-            write_safely(folder / SPEC_FILE, spec_text(spec))
+        _note(spec, folder, journal)
         return _go(cycle, spec, folder, journal, tracking)
+
+
+def note(spec: RunSpec, folder: Path) -> None:
+    """What a run is from here on: its own spec with a larger budget; one that another process holds stays as it is."""
+    with contextlib.suppress(UserError), Journal(folder / JOURNAL) as journal:
+        _note(spec, folder, journal)
+
+
+def _note(spec: RunSpec, folder: Path, journal: Journal) -> None:
+    if begun(folder) != spec:
+        journal.note("spec", spec.model_dump(mode="json"))
+    file, text = folder / SPEC_FILE, spec_text(spec)
+    if not file.exists() or file.read_text(encoding="utf-8") != text:  # or it was killed before that was written
+        write_safely(file, text)
 
 
 def _go(cycle: ActiveLearning, spec: RunSpec, folder: Path, journal: Journal, tracking: Tracking) -> Curve:

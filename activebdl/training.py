@@ -70,10 +70,11 @@ class Training:
         if self.steps < 1 or self.batch_size < 1:
             raise UserError("Training needs at least one step and a batch size of at least one.")
         check_precision(self.precision, of="training")
-        if self.learning_rate <= 0:
-            raise UserError(f"The learning rate must be above 0, and is {self.learning_rate}.")
-        if self.steps_per_label < 0 or self.weight_decay < 0 or self.prior_precision < 0:
-            raise UserError("steps_per_label, weight_decay and prior_precision must not be negative.")
+        if not 0 < self.learning_rate < math.inf:
+            raise UserError(f"The learning rate is a number above 0, not {self.learning_rate}.")
+        for name in ("steps_per_label", "weight_decay", "prior_precision"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UserError(f"{name} is a number that is not negative, and not {getattr(self, name)}.")
 
     def total_steps(self, n: int) -> int:
         """Optimiser steps of a fit to ``n`` labels."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from activebdl.build import named_posterior
 from activebdl.journal import Journal
+from activebdl.journal_reading import read_rounds
 from activebdl.report import Curve
 from activebdl.run_folders import JOURNAL
 from activebdl.spec import Comparison, Named, RunSpec, read_spec
@@ -28,7 +29,7 @@ def asked(folder: Path) -> dict[str, list[Any]]:
     found: dict[str, list[Any]] = {}
     for path in folder.rglob(JOURNAL):
         with Journal(path) as journal:
-            requests = [journal.request(round, 0) for round in range(3)]
+            requests = [journal.request(round, 0) for round in range(len(read_rounds(path)))]
         found[path.parent.name] = [(request.ids, request.scores) for request in requests if request]
     return found
 

@@ -5,22 +5,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from activebdl import ActiveDataset, Annotation, UserError, load, load_model
+from activebdl import ActiveDataset, Annotation, UserError, load_model
 from activebdl.build import resolved
 from activebdl.journal import Journal
 from activebdl.report import Curve
-from activebdl.run_folders import COMMON, list_runs, read_comparison, spec_of
+from activebdl.run_folders import list_runs, spec_of
 from activebdl.runs import resume, start
 from activebdl.spec import Named, RunSpec, read_spec
-from activebdl.sweep import compare, comparison_folder
-from activebdl.sweep._child import InThisProcess
-from activebdl.sweep._children import Task, Tell
 from activebdl.tracking.store import MlflowTracking
-from tests.comparisons import asked, tiny, told
 from tests.scripted import Scripted, truth_of
 from tests.test_loop import Network, cycle, timeless
 
@@ -75,8 +70,11 @@ def test_a_run_whose_money_was_spent_goes_on_with_more(
         def poll(self, ticket: str) -> Sequence[Annotation]:
             return [replace(said, label=None) if said.id in abstains else said for said in super().poll(ticket)]
 
+    counts: list[int] = []
+
     def spend(max_cost: float) -> tuple[int, str | None, float]:
         rounds = list(cycle(dataset, network, oracle=Refusing(truth), max_cost=max_cost, journal=path))
+        counts[:] = [round.n_labels for round in rounds]
         with Journal(path) as journal:
             return rounds[-1].n_labels, rounds[-1].stopped or journal.about("ended"), journal.paid()
 
@@ -88,6 +86,7 @@ def test_a_run_whose_money_was_spent_goes_on_with_more(
         assert spend(max_cost) == (labels, ended, paid)
     labels, ended, paid = spend(9.0)
     assert (labels, ended) == (18, None) and paid >= 1.8
+    assert {5, 10, 18} <= set(counts) and counts == sorted(counts)  # each run has the counts that it is compared at
 
 
 @given(st.integers(1, 30), st.lists(st.integers(0, 200), min_size=1, max_size=4), st.integers(1, 40), st.floats(0, 1))
@@ -206,62 +205,6 @@ def test_more_money_says_nothing_of_a_run_that_a_rule_has_stopped(
     assert resume(mine, spec=spec_of(mine).more(None, 99.0)).counts == (20,)
     assert "finished before" in capsys.readouterr().out
     assert (mine / "model.pkl").stat().st_mtime_ns == kept
-
-
-class Killed(InThisProcess):
-    """Works on the first child alone."""
-
-    def run(self, tasks: Sequence[Task], tell: Tell) -> None:
-        super().run(tasks[:1], tell)
-        raise KeyboardInterrupt
-
-
-def test_a_comparison_goes_on_to_a_larger_budget_as_if_it_had_been_begun_with_it(tmp_path: Path) -> None:
-    folder, wanted = tmp_path / "both", tiny(["bald", "random"], seeds=(0, 1))
-    whole = compare(wanted.model_copy(update={"budget": 60}), tmp_path / "whole")
-    first = compare(wanted, folder)
-    assert [curve.counts for curve in first] == [(20, 30, 40)] * 4
-    uid = yaml.safe_load((folder / COMMON).read_text())["uid"]
-    there = read_comparison(folder)
-    assert there is not None
-    with pytest.raises(KeyboardInterrupt):
-        compare(there.more(60, None), folder, executor=Killed(load("digits")))
-    assert [info.rounds[-1].n_labels for info in list_runs(folder)] == [60, 40, 40, 40]
-    again = read_comparison(folder)  # so that it goes on without being told of the budget again
-    assert again is not None and again.budget == 60
-    assert told(compare(again, folder)) == told(whole)
-    assert asked(folder) == asked(tmp_path / "whole")
-    assert yaml.safe_load((folder / COMMON).read_text())["uid"] == uid
-
-
-def test_a_comparison_that_was_given_more_keeps_it_when_it_is_asked_for_again(tmp_path: Path) -> None:
-    spec = tiny(["bald"])
-    folder = comparison_folder(spec, tmp_path)
-    compare(spec, folder)
-    there = read_comparison(folder)
-    assert there is not None
-    for budget in (50, 60):
-        compare(there.more(budget, None), folder)
-    wider = tiny(["bald", "random"])
-    assert comparison_folder(wider, tmp_path) == folder
-    assert [curve.counts[-1] for curve in compare(wider, folder)] == [60, 60]
-    # But one that is to have fewer labels is another one, unless it was begun with them.
-    less = wider.model_copy(update={"budget": 50})
-    assert comparison_folder(less, tmp_path) == tmp_path / f"{spec.experiment}-2"
-
-
-def test_the_budget_of_a_comparison_is_given_to_it_and_not_to_one_of_its_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    quick = ["--budget", "20", "--set", "posterior.training.steps=5", "--draws", "2", "--no-mlflow"]
-    assert main("compare", "digits-small", "--seeds", "1", "--name", "both", *quick) == 0
-    assert main("resume", "both/random-mc_dropout-seed0", "--budget", "40", "--no-mlflow") == 2
-    assert "Runs that are compared have their budgets in common; give 'both' the larger" in capsys.readouterr().err
-    assert main("resume", "both", "--budget", "10", "--no-mlflow") == 2
-    assert "It goes to 20 labels as it is; a budget of 10 is less." in capsys.readouterr().err
-    assert main("resume", "both", "--budget", "40", "--no-mlflow") == 0
-    assert [info.rounds[-1].n_labels for info in list_runs(Path("runs"))] == [40, 40]
 
 
 def test_a_budget_that_cannot_be_is_refused_before_anything_is_done(

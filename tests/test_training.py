@@ -1,3 +1,4 @@
+import math
 from collections import Counter
 from typing import Any
 
@@ -135,8 +136,12 @@ def test_nothing_labelled_is_told() -> None:
     [
         ({"steps": 0}, "at least one step"),
         ({"batch_size": 0}, "batch size of at least one"),
-        ({"learning_rate": 0.0}, "above 0"),
-        ({"weight_decay": -1.0}, "must not be negative"),
+        ({"learning_rate": 0.0}, "above 0, not 0"),
+        ({"learning_rate": math.nan}, "above 0, not nan"),
+        ({"learning_rate": math.inf}, "above 0, not inf"),
+        ({"weight_decay": -1.0}, "weight_decay is a number that is not negative, and not -1"),
+        ({"steps_per_label": math.nan}, "steps_per_label .* not nan"),
+        ({"prior_precision": math.inf}, "prior_precision .* not inf"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(options: dict[str, Any], message: str) -> None:

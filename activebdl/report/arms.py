@@ -31,7 +31,7 @@ class Price:
         median: Of an even number of seeds the upper one of the two in the middle, which some seed really needed.
         fewest: The best seed's.
         most: The worst seed's.
-        stopped_at: Where a stopping rule ended a run that had not got there yet: then never is not proven.
+        stopped_at: Where a run was stopped, or is by now, that had not got there yet: then never is not proven.
     """
 
     median: float
@@ -48,14 +48,15 @@ class Price:
     @property
     def span(self) -> str:
         """From the fewest to the most."""
-        least, most = self._told(self.fewest), "never" if math.isinf(self.most) else self._told(self.most)
+        least, most = self.told(self.fewest), "never" if math.isinf(self.most) else self.told(self.most)
         return least if self.fewest == self.most else f"{least} - {most}"
 
     def __str__(self) -> str:
         """The median, and the range where seeds differ."""
-        return self.span if self.fewest == self.most else f"{self._told(self.median)} ({self.span})"
+        return self.span if self.fewest == self.most else f"{self.told(self.median)} ({self.span})"
 
-    def _told(self, labels: float) -> str:
+    def told(self, labels: float) -> str:
+        """What a seed needed, in words."""
         if math.isfinite(labels):
             return f"{int(labels):,}"
         return "never" if self.stopped_at is None else f"not by {self.stopped_at:,}"
@@ -115,7 +116,11 @@ def price(target: float, group: Sequence[Curve]) -> Price:
     """Labels to a target over the runs of a group."""
     found = [labels_to_accuracy(curve.counts, curve.heights, target) for curve in group]
     needed = [math.inf if labels is None else labels for labels in found]
-    short = [curve.counts[-1] for curve, n in zip(group, found, strict=True) if n is None and curve.stopped]
+    short = [
+        curve.counts[-1]
+        for curve, n in zip(group, found, strict=True)
+        if n is None and (curve.stopped or not curve.complete)
+    ]
     return Price.of(needed, min(short, default=None))
 
 

@@ -175,8 +175,8 @@ def _arm_rows(statistics: Statistics) -> Iterable[Sequence[object]]:
     yield "strategy", "posterior", "seeds", "up_to", *ends, *prices, "seconds"
     for arm in statistics.arms.values():
         values = [v for e in (arm.area, arm.final) for v in (e.mean, e.low, e.high)]
-        needed = [v for t in targets for p in [arm.prices[t]] for v in (p.median, p.fewest, p.most)]
-        labels = ["never" if math.isinf(v) else int(v) for v in needed]
+        needed = [(p, v) for t in targets for p in [arm.prices[t]] for v in (p.median, p.fewest, p.most)]
+        labels = [p.told(v) if math.isinf(v) else int(v) for p, v in needed]
         yield arm.strategy, arm.posterior, len(arm.seeds), statistics.last, *values, *labels, arm.seconds
 
 

@@ -13,7 +13,6 @@ import contextlib
 import uuid
 from collections.abc import Generator, Sequence
 from pathlib import Path
-from typing import Any
 
 import yaml
 from filelock import FileLock, Timeout
@@ -24,8 +23,8 @@ from activebdl.errors import UserError, Waiting
 from activebdl.files import write_safely
 from activebdl.progress import say
 from activebdl.report import Curve
-from activebdl.run_folders import COMMON, begun, folder_for, read_comparison, run_name
-from activebdl.runs import NO_TRACKING, Tracking
+from activebdl.run_folders import COMMON, begun, comparison_file, folder_for, read_comparison, run_name
+from activebdl.runs import NO_TRACKING, Tracking, note
 from activebdl.spec import Comparison, RunSpec
 from activebdl.sweep._child import InThisProcess
 from activebdl.sweep._children import Executor, Task
@@ -108,7 +107,10 @@ def compare(
     executor = executor or InThisProcess(dataset)
     with _held(folder):
         uid = _claim(folder, spec)
-        tasks = _placed(children, folder)
+        tasks = _placed([*children, *_with_less(folder, children)], folder)
+        for task in tasks:
+            if (known := begun(task.folder)) is not None and known != task.spec:
+                note(task.spec, task.folder)  # all before the first goes on: a report is of one protocol
         with tracking.comparison(folder.name, uid) as tracking:
             if executor.speaks:
                 return _hear(tasks, Driver(tasks, dataset, tracking, None), executor)
@@ -142,6 +144,20 @@ def _children(spec: RunSpec) -> list[RunSpec]:
         for posterior in spec.compare.posteriors or (spec.posterior,)
         for strategy in spec.compare.strategies
     ]
+
+
+def _with_less(folder: Path, children: list[RunSpec]) -> list[RunSpec]:
+    """Runs of earlier commands, with other strategies or seeds, that were to have less than these children are."""
+    found: list[RunSpec] = []
+    for place in sorted(folder.iterdir()):
+        with contextlib.suppress(UserError):  # it names something that is not there any more
+            known = begun(place)
+            if known is None:
+                continue
+            more, less = resolved(known).with_budgets_of(children[0]), resolved(known)
+            if more != less and more.continues(less) and more not in children:
+                found.append(more)
+    return found
 
 
 def _placed(children: list[RunSpec], folder: Path) -> list[Task]:
@@ -181,16 +197,10 @@ def _holds(folder: Path, spec: RunSpec) -> bool:
 
 def _was_begun_as(folder: Path, spec: RunSpec) -> bool:
     """Whether the comparison in a folder had this spec before it was given a larger budget."""
-    there, budgets = read_comparison(folder), _known(folder).get("begun")
+    there, budgets = read_comparison(folder), comparison_file(folder).get("begun")
     if there is None or budgets is None:
         return False
     return _common(there).with_budgets_of(RunSpec.model_validate(budgets)) == _common(spec)
-
-
-def _known(folder: Path) -> dict[str, Any]:
-    """The file of a comparison; empty where there is none."""
-    file = folder / COMMON
-    return yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
 def _is_of(place: Path, child: RunSpec) -> bool:
@@ -218,15 +228,15 @@ def _held(folder: Path) -> Generator[None]:
 
 def _claim(folder: Path, spec: RunSpec) -> str:
     """Writes what the comparison is; returns its uid, which stays the same when it goes on."""
-    common, there, known = _common(spec), read_comparison(folder), _known(folder)
-    if there is None or not common.continues(_common(there)):
-        there, known = spec, {"uid": uuid.uuid4().hex}
-    uid: str = known["uid"]
+    common, there, known = _common(spec), read_comparison(folder), comparison_file(folder)
+    if there is not None and not common.continues(_common(there)):
+        raise UserError(f"The folder '{folder}' holds another comparison, or this one with a larger budget.")
+    uid: str = known.get("uid") or uuid.uuid4().hex
     content = {
         "uid": uid,
         "spec": common.model_dump(mode="json", exclude=set(_OWN)),
         "compare": spec.compare.model_dump(mode="json"),
-        "begun": known.get("begun") or _common(there).model_dump(mode="json", include=_BUDGETS),
+        "begun": known.get("begun") or _common(there or spec).model_dump(mode="json", include=_BUDGETS),
     }
     write_safely(folder / COMMON, yaml.safe_dump(content, sort_keys=False, default_flow_style=None))
     return uid

@@ -76,6 +76,8 @@ class Driver:
             case Kept(files):
                 for name, content in files.items():
                     write_safely(task.folder / name, content)
+                if MODEL not in files:  # what there was is of fewer labels
+                    (task.folder / MODEL).unlink(missing_ok=True)
             case Finished(curve):
                 self._close(number, None)
                 self._curves[number] = curve

@@ -186,8 +186,8 @@ def _events(task: Task) -> Iterator[Event]:
         nonlocal done
         if isinstance(event, Begun):
             done = event.done
-        elif not isinstance(event, Told) or event.round.number >= done:
-            events.put(_kept(task.folder))  # first: what MLflow is told is never more than what is kept
+        if not isinstance(event, Told) or event.round.number >= done:
+            events.put(_kept(task.folder))  # first: what MLflow is told, the uid too, is never more than what is kept
         events.put(event)
 
     def run() -> None:

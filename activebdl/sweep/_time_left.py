@@ -40,8 +40,8 @@ class TimeLeft:
         self._bar.close()
 
     def take(self, number: int, round: Round) -> None:
-        """A round is done."""
-        steps = self._steps[number][round.number]
+        """A round is done; there are more than were to be where money was short, and is not any more."""
+        steps = self._steps[number][round.number] if round.number < len(self._steps[number]) else 0
         seconds, sum_of_steps = self._seen.get(self._kinds[number], (0.0, 0))
         self._seen[self._kinds[number]] = seconds + sum(round.seconds.values()), sum_of_steps + steps
         self._left[number] -= steps
@@ -50,7 +50,7 @@ class TimeLeft:
 
     def end(self, number: int) -> None:
         """A child has ended, whether all its rounds are done or not."""
-        missing = len(self._steps[number]) - self._next[number]
+        missing = max(0, len(self._steps[number]) - self._next[number])
         self._next[number], self._left[number] = len(self._steps[number]), 0
         self._show(missing)
 

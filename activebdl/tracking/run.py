@@ -19,6 +19,7 @@ from activebdl.tracking.told import EACH_ROUND, flat, machine, metrics_of, pictu
 from activebdl.tracking.ui import NUMBERS, share_view
 
 UID = "activebdl.uid"
+STOPPED = "stopped"
 BUDGETS = ("budget", "max_cost")
 """Of the parameters, those that may become more when a run goes on."""
 
@@ -45,7 +46,9 @@ class TrackedRun:
         self._begun_ms, self._ended_ms = _now_ms(), 0
         self._status, self._status_told = "RUNNING", ""
         self._creations = 0
-        self._grown = False  # whether its budget is another than when the store was told of it
+        self._has_grown = False  # whether its budget is larger than when the store was first told of it
+        self._tell_budgets = False
+        self._was_stopped = False  # whether the store says so
         self._params = {} if spec is None else flat(spec)  # not sent yet
         self._last: tuple[ActiveDataset, Round] | None = None
         self._has_inputs: bool | None = None  # None where we must look
@@ -85,7 +88,7 @@ class TrackedRun:
 
             self.client.log_batch(self.run_id, params=[Param(key, value) for key, value in self._params.items()])
             self._params = {}
-        if self.spec is not None and self._grown:
+        if self.spec is not None and self._tell_budgets:
             for key in BUDGETS:  # a parameter stays as it was told
                 self.client.set_tag(self.run_id, f"{key} now", flat(self.spec)[key])
         if self.spec is not None and self._last is not None and not self._has_inputs:
@@ -109,8 +112,12 @@ class TrackedRun:
         if found is not None:
             self.run_id, self._status_told = found.info.run_id, found.info.status
             known = found.data.params
-            self._grown = any(known.get(key, value) != value for key, value in self._params.items() if key in BUDGETS)
+            self._has_grown = any(
+                known.get(key, value) != value for key, value in self._params.items() if key in BUDGETS
+            )
+            self._tell_budgets = self._has_grown
             self._params = {key: value for key, value in self._params.items() if key not in known}
+            self._was_stopped = STOPPED in found.data.tags
             return
         tags = {UID: self.uid} | ({} if self.spec is None else machine(self.spec))
         if self.parent is not None:
@@ -159,7 +166,12 @@ class TrackedRun:
             self.client.log_batch(self.run_id, metrics=batch)
             self._sent = sent | {step}
         if round.stopped is not None:
-            self.client.set_tag(self.run_id, "stopped", f"at {round.n_labels:,} labels: {round.stopped}")
+            self.client.set_tag(self.run_id, STOPPED, f"at {round.n_labels:,} labels: {round.stopped}")
+            self._was_stopped = True
+        elif self._was_stopped and step not in (self._sent_before or ()):  # it has more money now
+            if STOPPED in self.client.get_run(self.run_id).data.tags:  # an answer may have been lost
+                self.client.delete_tag(self.run_id, STOPPED)
+            self._was_stopped = False
 
     def _send_status(self) -> None:
         if self._creations > 1:
@@ -175,10 +187,10 @@ class TrackedRun:
             folders = [self.client.list_artifacts(self.run_id, folder) for folder in (None, "asked")]
             # A process that is killed while it sends a file may leave an empty one.
             self._files = {entry.path for folder in folders for entry in folder if entry.file_size != 0}
-        if SPEC_FILE not in self._files or self._grown:
+        if SPEC_FILE not in self._files or self._tell_budgets:
             self.client.log_text(self.run_id, spec_text(spec), SPEC_FILE)
             self._files.add(SPEC_FILE)
-            self._grown = False
+            self._tell_budgets = False
         last = spec.label_counts()[-1]
         while self._undrawn:
             dataset, round = self._undrawn[0]
@@ -187,7 +199,9 @@ class TrackedRun:
                 share_view(self.client, self.experiment_id, NUMBERS)
             is_new = round.n_labels not in (self._sent_before or ())
             for name, draw in pictures_of(dataset, round, is_last).items():
-                if name not in self._files or (is_last and is_new):  # of an earlier end, with fewer labels
+                if name not in self._files or (
+                    is_last and (is_new or self._has_grown)
+                ):  # or of an end with fewer labels
                     self._send_picture(name, draw())
                     self._files.add(name)
             self._csv_is_new |= is_last or is_new

@@ -212,3 +212,5 @@ def test_never_is_the_most_of_all() -> None:
     assert str(price(0.95, group)) == "never" and str(price(0.5, group)) == "20"
     stopped = [replace(each, stopped=True) for each in group]
     assert str(price(0.95, stopped)) == "not by 60"
+    under_way = [replace(each, complete=False) for each in group]
+    assert str(price(0.95, under_way)) == "not by 60"

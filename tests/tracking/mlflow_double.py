@@ -16,6 +16,7 @@ WRITES = {
     "delete_run",
     "log_batch",
     "set_tag",
+    "delete_tag",
     "log_text",
     "log_artifact",
     "log_inputs",
@@ -95,7 +96,11 @@ class Store:
         return [
             SimpleNamespace(
                 info=SimpleNamespace(run_id=run.run_id, status=run.status),
-                data=SimpleNamespace(params=dict(run.params), metrics={key: value for key, _, value, _ in run.points}),
+                data=SimpleNamespace(
+                    params=dict(run.params),
+                    metrics={key: value for key, _, value, _ in run.points},
+                    tags=dict(run.tags),
+                ),
             )
             for run in self.active()
             if run.tags[UID] == match[1]
@@ -127,6 +132,9 @@ class Store:
     def do_set_tag(self, run_id: str, key: str, value: str) -> None:
         self.run(run_id).tags[key] = value
 
+    def do_delete_tag(self, run_id: str, key: str) -> None:
+        del self.run(run_id).tags[key]
+
     def do_list_artifacts(self, run_id: str, folder: str | None) -> list[Any]:
         names = self.run(run_id).files
         return [
@@ -144,6 +152,7 @@ class Store:
         run = self.run(run_id)
         return SimpleNamespace(
             info=SimpleNamespace(run_id=run_id, experiment_id="0"),
+            data=SimpleNamespace(tags=dict(run.tags)),
             inputs=SimpleNamespace(dataset_inputs=list(run.inputs)),
             outputs=SimpleNamespace(model_outputs=list(run.outputs)),
         )

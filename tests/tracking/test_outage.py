@@ -4,6 +4,7 @@ The store is a double that keeps all it is told, so that a point sent twice is t
 server.
 """
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -46,7 +47,7 @@ def no_drawing() -> Iterator[None]:
 
     def named(dataset: Any, round: Round, is_last: bool) -> dict[str, Callable[[], bytes]]:
         names = [f"asked/{round.n_labels}.png"] + ["confusion_matrix.png", "reliability.png"] * is_last
-        return {name: name.encode for name in names}
+        return {name: f"{name} with {round.n_labels} labels".encode for name in names}
 
     def write(file: Path, to: Path, model_id: str) -> None:
         to.mkdir()
@@ -175,6 +176,36 @@ def test_an_outage_from_any_call_on_is_made_up(
     # The try that fails first and those that follow are of the beginning, the three rounds and the end, so that
     # a shorter outage that begins with the first call is over in time, and an endless one never.
     assert (made_up > 0) == (n_tries < 1000)
+
+
+@pytest.mark.parametrize("fate", ["refused", "lost", "stopped"])
+def test_of_a_run_that_went_on_with_more_nothing_is_left_of_its_earlier_end(
+    spec: RunSpec, rounds: list[Round], data: Any, fate: str
+) -> None:
+    poor = spec.model_copy(update={"max_cost": 40.0})
+    short = Case(poor, [rounds[0], replace(rounds[1], stopped="no more money")], data, ("one",), 1000.0)
+    whole = Case(spec, [*rounds[:2], replace(rounds[2], stopped=None)], data, ("one",), 1000.0)
+    n_calls = 1
+    for i in range(100):
+        store = Store()
+        short.go(store)
+        (run,) = store.runs
+        assert run.tags["stopped"] == "at 40 labels: no more money"
+        assert run.files["reliability.png"] == b"reliability.png with 40 labels"
+        before = len(store.calls)
+        store.fate = iter(["ok"] * i + [fate])
+        with contextlib.suppress(KeyboardInterrupt):
+            whole.go(store)
+        n_calls = len(store.calls) - before
+        store.fate = iter(())
+        whole.go(store)
+        assert "stopped" not in run.tags and run.tags["max_cost now"] == flat(spec)["max_cost"]
+        for name in ("confusion_matrix.png", "reliability.png"):
+            assert run.files[name] == f"{name} with 60 labels".encode()
+        assert sorted(step for key, step, _, _ in run.points if key == "accuracy") == [20, 40, 60]
+        if i > n_calls:
+            break
+    assert n_calls > 10
 
 
 @settings(max_examples=60)
