@@ -6,11 +6,19 @@ from typing import Any
 
 import pytest
 
+from activebdl import load
 from activebdl._cli import cluster_for
 from activebdl.cluster import Cluster, Room, differing, versions
 from activebdl.errors import UserError
+from activebdl.files import MODEL
+from activebdl.journal_reading import read_about
+from activebdl.run_folders import JOURNAL
+from activebdl.runs import NO_TRACKING
 from activebdl.spec import Named
 from activebdl.sweep import compare, executor_for
+from activebdl.sweep._children import Begun, Finished, Kept, Task, Told
+from activebdl.sweep._driver import Driver
+from activebdl.sweep._on_ray import _events  # pyright: ignore[reportPrivateUsage]
 from tests.comparisons import tiny
 
 
@@ -41,6 +49,23 @@ def test_what_a_comparison_cannot_have_is_told_before_anything_is_begun(tmp_path
     with pytest.raises(UserError, match="Shards are for one run"):
         compare(tiny(["random"]).model_copy(update={"shards": 2}), tmp_path / "shards")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_child_elsewhere_has_is_kept_before_it_is_told_and_an_old_model_is_not(tmp_path: Path) -> None:
+    spec = tiny(["random"]).model_copy(update={"strategy": Named(name="random"), "keep_model": False})
+    (tmp_path / "there").mkdir()
+    events = list(_events(Task(spec, tmp_path / "there")))
+    assert [type(event) for event in events] == [Kept, Begun, *[Kept, Told] * 3, Kept, Finished]
+    begun, kept = events[1], tmp_path / JOURNAL
+    assert isinstance(begun, Begun) and isinstance(events[0], Kept)
+    kept.write_bytes(events[0].files[JOURNAL])
+    assert read_about(kept)["uid"] == begun.uid  # so that a child that begins again elsewhere is the same to MLflow
+    task = Task(spec, tmp_path / "here")
+    task.folder.mkdir()
+    (task.folder / MODEL).write_text("of fewer labels")
+    with Driver([task], load("digits"), NO_TRACKING, None) as driver:
+        driver.take(0, events[0])
+    assert not (task.folder / MODEL).exists() and (task.folder / JOURNAL).exists()
 
 
 def test_a_cluster_without_room_is_given_time_from_when_that_was_seen(monkeypatch: pytest.MonkeyPatch) -> None:

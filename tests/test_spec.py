@@ -3,7 +3,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
+from torch import nn
 
 from activebdl import (
     Affine,
@@ -16,7 +18,16 @@ from activebdl import (
     Views,
     WallTime,
 )
-from activebdl.build import make_method, make_pretraining, make_rule, make_views, named_posterior, resolved
+from activebdl.build import (
+    build,
+    make_dataset,
+    make_method,
+    make_pretraining,
+    make_rule,
+    make_views,
+    named_posterior,
+    resolved,
+)
 from activebdl.data.augment import strong
 from activebdl.spec import Named, named_strategy, presets, read_spec, spec_text, validate
 from activebdl.views import gentle
@@ -314,3 +325,12 @@ def test_stopping_rules_are_read_with_their_settings_and_written_out() -> None:
 )
 def test_a_single_stopping_rule_needs_no_list(given: Any, count: int) -> None:
     assert len(read_spec("digits-small", {"stop": given}).stop) == count
+
+
+def test_numbers_that_yaml_reads_as_words_are_numbers_to_networks_data_and_oracles() -> None:
+    spec = read_spec("digits-small", {"oracle": {"name": "noisy", "cost": "1e-3"}, "network.dropout": "1e-1"})
+    cycle = build(spec)
+    assert list(cycle.oracle.price([0, 1])) == [0.001, 0.001]  # pyright: ignore[reportAttributeAccessIssue,reportUnknownMemberType,reportUnknownArgumentType]
+    assert {part.p for part in cycle.learner.network().modules() if isinstance(part, nn.Dropout)} == {0.1}
+    friedman = [make_dataset(Named.model_validate({"name": "friedman", "noise": noise})) for noise in ("5e-1", 0.5)]
+    assert torch.equal(friedman[0].labels, friedman[1].labels)  # pyright: ignore[reportArgumentType]
