@@ -20,7 +20,7 @@ _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#
 _LINES = ("-", "--", "-.", ":")
 _LINES_INSIDE = 4  # a longer legend stands beside the picture
 _MANY = 6  # arms, beyond which bands are faint
-_TICKS = (0, 50, 70, 80, 90, 95, 97, 98, 99, 99.5, 99.8)
+_TICKS = (0, 30, 50, 70, 80, 85, 90, 95, 97, 98, 99, 99.5, 99.8)
 
 
 def plot(curves: Sequence[Curve], title: str) -> bytes:
@@ -252,9 +252,10 @@ def _percent_axis(axes: Any, curves: Sequence[Curve]) -> None:
     axes.set_yscale("function", functions=(_up, _down))
     highest = 100 * max(max(curve.heights) for curve in curves)
     lowest = 100 * min(min(curve.heights) for curve in curves)
-    ticks = [t for t in _TICKS if t <= highest + 0.4]
+    top = min(99.95, highest + (100 - highest) * 0.25)
+    ticks = [t for t in _TICKS if t <= max(top, highest + 0.4)]
     ticks = [t for i, t in enumerate(ticks) if i + 1 == len(ticks) or ticks[i + 1] > lowest]
-    axes.set_ylim(ticks[0], min(99.95, highest + (100 - highest) * 0.25))
+    axes.set_ylim(ticks[0], top)
     axes.set_yticks(ticks, [f"{t:g} %" for t in ticks])
 
 
