@@ -112,10 +112,8 @@ class TrackedRun:
         if found is not None:
             self.run_id, self._status_told = found.info.run_id, found.info.status
             known = found.data.params
-            self._has_grown = any(
-                known.get(key, value) != value for key, value in self._params.items() if key in BUDGETS
-            )
-            self._tell_budgets = self._has_grown
+            budgets = {key: self._params[key] for key in BUDGETS if key in self._params}
+            self._has_grown = self._tell_budgets = any(known.get(key, now) != now for key, now in budgets.items())
             self._params = {key: value for key, value in self._params.items() if key not in known}
             self._was_stopped = STOPPED in found.data.tags
             return
@@ -198,10 +196,9 @@ class TrackedRun:
             if dataset.target.kind == "numbers" and round.number == 0:
                 share_view(self.client, self.experiment_id, NUMBERS)
             is_new = round.n_labels not in (self._sent_before or ())
+            again = is_last and (is_new or self._has_grown)  # there may be those of an end with fewer labels
             for name, draw in pictures_of(dataset, round, is_last).items():
-                if name not in self._files or (
-                    is_last and (is_new or self._has_grown)
-                ):  # or of an end with fewer labels
+                if again or name not in self._files:
                     self._send_picture(name, draw())
                     self._files.add(name)
             self._csv_is_new |= is_last or is_new
