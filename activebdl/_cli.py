@@ -92,9 +92,8 @@ def side_by_side(
     from activebdl.report import conclude
 
     executor = sweep.executor_for(jobs, cluster)
-    how = (f" --jobs {jobs}" if jobs is not None and (cluster is not None or jobs > 1) else "") + (
-        more if cluster is None else cluster.as_options + more
-    )
+    side = f" --jobs {jobs}" if jobs is not None and (cluster is not None or jobs > 1) else ""
+    how = side + ("" if cluster is None else cluster.as_options) + more
     tracking = tracking_for(runs, spec.experiment, mlflow)
     plot = folder / "curves.png"
     with resumable(folder, runs, how):

@@ -194,7 +194,7 @@ def _go_on(
     was, runs = spec_of(folder), runs_of(folder, runs)
     if cluster is not None and was.shards is None:
         raise UserError(f"'{folder.name}' looks at its pool by itself: it was begun without shards, so without --ray.")
-    with resumable(folder, runs, (cluster.as_options if cluster is not None else "") + how):
+    with resumable(folder, runs, ("" if cluster is None else cluster.as_options) + how):
         tracking = tracking_for(runs, was.experiment, mlflow)
         curve = resume(folder, tracking=tracking, oracle=oracle, cluster=cluster, spec=spec)
     close(table([curve]), folder, runs, mlflow)

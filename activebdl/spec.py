@@ -67,6 +67,10 @@ class Comparison(BaseModel):
         return self
 
 
+BUDGETS = ("budget", "counts", "max_cost")
+"""Settings of a run that may become more when it goes on."""
+
+
 class RunSpec(BaseModel):
     """One run: data, model, strategy, oracle and budget. Two runs of one spec on one CPU give the same bits."""
 
@@ -150,7 +154,7 @@ class RunSpec(BaseModel):
 
     def with_budgets_of(self, other: "RunSpec") -> "RunSpec":
         """The same run, to as many labels and for as much money as another."""
-        return self.model_copy(update={"budget": other.budget, "counts": other.counts, "max_cost": other.max_cost})
+        return self.model_copy(update={key: getattr(other, key) for key in BUDGETS})
 
     def continues(self, earlier: "RunSpec") -> bool:
         """Whether this is the earlier run, or that run to more labels or for more money."""

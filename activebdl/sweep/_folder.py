@@ -13,14 +13,11 @@ from activebdl.errors import UserError
 from activebdl.files import write_safely
 from activebdl.progress import say
 from activebdl.run_folders import COMMON, begun, comparison_file, folder_for, read_comparison, run_name
-from activebdl.spec import RunSpec
+from activebdl.spec import BUDGETS, RunSpec
 from activebdl.sweep._children import Task
 
 _OWN = ("strategy", "seed", "shards", "compare")
 """Settings in which the runs of one comparison may differ."""
-
-_BUDGETS = {"budget", "counts", "max_cost"}
-"""Settings that may become more when it goes on."""
 
 
 def comparison_folder(spec: RunSpec, runs: Path, name: str | None = None) -> Path:
@@ -36,10 +33,10 @@ def comparison_folder(spec: RunSpec, runs: Path, name: str | None = None) -> Pat
 
 def with_budget_given(spec: RunSpec, folder: Path) -> RunSpec:
     """The spec, with the larger budget that the comparison in the folder was given since it was begun with this one."""
-    there = read_comparison(folder)
-    if there is None or not _was_begun_as(folder, spec) or _common(spec).continues(_common(there)):
+    shared, there = _common(spec), _there(folder)
+    if shared not in there or shared == there[0]:
         return spec
-    more = spec.with_budgets_of(there)
+    more = spec.with_budgets_of(there[0])
     say(f"'{folder.name}' was given a larger budget: {more.label_counts()[-1]:,} labels")
     return more
 
@@ -63,15 +60,15 @@ def held(folder: Path) -> Generator[None]:
 
 def claim(folder: Path, spec: RunSpec) -> str:
     """Writes what the comparison is; returns its uid, which stays the same when it goes on."""
-    shared, there, known = _common(spec), read_comparison(folder), comparison_file(folder)
-    if there is not None and not shared.continues(_common(there)):
+    shared, there = _common(spec), _there(folder)
+    if there and not shared.continues(there[0]):
         raise UserError(f"The folder '{folder}' holds another comparison, or this one with a larger budget.")
-    uid: str = known.get("uid") or uuid.uuid4().hex
+    uid: str = comparison_file(folder).get("uid") or uuid.uuid4().hex
     content = {
         "uid": uid,
         "spec": shared.model_dump(mode="json", exclude=set(_OWN)),
         "compare": spec.compare.model_dump(mode="json"),
-        "begun": known.get("begun") or _common(there or spec).model_dump(mode="json", include=_BUDGETS),
+        "begun": (there or (shared,))[-1].model_dump(mode="json", include=set(BUDGETS)),
     }
     write_safely(folder / COMMON, yaml.safe_dump(content, sort_keys=False, default_flow_style=None))
     return uid
@@ -99,16 +96,16 @@ def placed(children: list[RunSpec], folder: Path) -> list[Task]:
 
 def _holds(folder: Path, spec: RunSpec) -> bool:
     """Whether the folder is of a comparison with this spec, whichever its strategies, posteriors and seeds."""
+    return _common(spec) in _there(folder)
+
+
+def _there(folder: Path) -> tuple[RunSpec, ...]:
+    """What the runs of the comparison in a folder share, as it is and as it was begun; nothing where there is none."""
     there = read_comparison(folder)
-    return there is not None and (_common(there) == _common(spec) or _was_begun_as(folder, spec))
-
-
-def _was_begun_as(folder: Path, spec: RunSpec) -> bool:
-    """Whether the comparison in a folder had this spec before it was given a larger budget."""
-    there, budgets = read_comparison(folder), comparison_file(folder).get("begun")
-    if there is None or budgets is None:
-        return False
-    return _common(there).with_budgets_of(RunSpec.model_validate(budgets)) == _common(spec)
+    if there is None:
+        return ()
+    now, budgets = _common(there), comparison_file(folder).get("begun")
+    return (now,) if budgets is None else (now, now.with_budgets_of(RunSpec.model_validate(budgets)))
 
 
 def _common(spec: RunSpec) -> RunSpec:
@@ -131,7 +128,8 @@ def _with_less(folder: Path, children: list[RunSpec]) -> list[RunSpec]:
             known = begun(place)
             if known is None:
                 continue
-            more, less = resolved(known).with_budgets_of(children[0]), resolved(known)
+            less = resolved(known)
+            more = less.with_budgets_of(children[0])
             if more != less and more.continues(less) and more not in children:
                 found.append(more)
     return found
