@@ -18,7 +18,7 @@ _ONCE: dict[str, object] = {
 
 
 # Settings that an older journal does not name, at what they are by default.
-_SINCE = (", pseudo_labels=None", ", flip=0.0")
+_SINCE = (", pseudo_labels=None", ", flip=0.0", ", from_labels=0")
 
 
 def claim(journal: Journal, identity: Mapping[str, Any]) -> None:

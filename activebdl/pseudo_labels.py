@@ -32,6 +32,8 @@ class PseudoLabels:
         weight: Of what they cost, beside the labels.
         after: Share of the steps that are taken on labels alone, before there is anything to be sure of.
         augmentation: A, what the guesses must stand; None leaves that to dropout alone (Lee 2013).
+        from_labels: Fits to fewer labels leave the pool out. A network that has not seen a class yet, or hardly, calls
+            it by another's name; were it to learn from that, it would be sure of it, and no strategy would ask.
 
     Raises:
         UserError: A number that cannot be.
@@ -42,6 +44,7 @@ class PseudoLabels:
     weight: float = 1.0
     after: float = 0.15
     augmentation: Augmentation | None = field(default_factory=strong)
+    from_labels: int = 0
 
     def __post_init__(self) -> None:
         if self.items < 2:  # batch norm has no statistics of one
@@ -51,9 +54,11 @@ class PseudoLabels:
                 "threshold is a probability from 0 to 1, after a share below 1, and weight not negative; "
                 f"they are {self.threshold}, {self.after} and {self.weight}."
             )
+        if self.from_labels < 0:
+            raise UserError(f"from_labels is a number of labels, not {self.from_labels}.")
 
     def batches(self, labelled: Labelled, steps: int, rng: torch.Generator) -> Iterator[Tensor]:
-        """Items of the pool for so many steps, ``[M, ...]`` as stored; none where all of them have labels.
+        """Items of the pool for so many steps, ``[M, ...]`` as stored; none where too few or all have labels.
 
         Args:
             labelled: Whose pool they come from.
@@ -65,6 +70,8 @@ class PseudoLabels:
         """
         if labelled.unlabelled is None:
             raise UserError("pseudo_labels need the pool, and Labelled.unlabelled is None.")
+        if len(labelled) < self.from_labels:
+            return iter(())
         return labelled.unlabelled.batches(self.items, steps, rng)
 
     def loss(

@@ -203,12 +203,13 @@ def _learns(cycle: ActiveLearning) -> str:
     """What a run makes of the pool without labels, and from where it looks at items."""
     learner = cycle.learner
     training = getattr(learner.method, "training", None)
-    guesses = isinstance(training, Training) and training.pseudo_labels is not None
+    guesses = training.pseudo_labels if isinstance(training, Training) else None
     told: list[str] = []
     if learner.pretraining is not None:
         told.append("features learned from the pool before the first label")
-    if guesses:
-        told.append("pseudo-labels of the pool in every fit")
+    if guesses is not None:
+        since = f", from {guesses.from_labels} labels on" if guesses.from_labels else ""
+        told.append(f"pseudo-labels of the pool in every fit{since}")
     if cycle.views is not None:
         told.append(f"items predicted from {cycle.views.count} views")
     return f"\n  {', '.join(told)}" if told else ""

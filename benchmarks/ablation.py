@@ -41,7 +41,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     },
     "no-views": {"views": None},
     "views-in-scoring": {"views": {"count": 5, "scoring": True}},
-    "pseudo-labels": {"posterior.training.pseudo_labels": True},
+    "pseudo-labels": {"posterior.training.pseudo_labels": {"from_labels": 40}},
     "pretraining": {"pretraining": True},
 }
 """By name, what differs from the preset. Strategies are compared under the recipe itself."""

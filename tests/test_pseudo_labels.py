@@ -136,6 +136,22 @@ def test_a_streamed_pool_teaches_what_one_in_memory_does(workers: int) -> None:
     torch.testing.assert_close(found[0], found[1], rtol=0, atol=0)
 
 
+def test_a_fit_to_fewer_labels_leaves_the_pool_out() -> None:
+    x = torch.randn(40, 2, generator=seeded())
+    labelled = Labelled(x[:3], torch.arange(3), Categorical(3), unlabelled=Unlabelled(x, torch.arange(3, 40)))
+    semi = Training(steps=5, pseudo_labels=PseudoLabels(threshold=0.4, after=0.0, augmentation=None))
+    assert semi.pseudo_labels is not None
+
+    def weight(training: Training) -> Tensor:
+        return cast(Fixed, train(Fixed, labelled, training, generator=seeded())).weight
+
+    plain, always = weight(replace(semi, pseudo_labels=None)), weight(semi)
+    assert not torch.equal(plain, always)
+    for from_labels, expected in ((3, always), (4, plain)):
+        found = weight(replace(semi, pseudo_labels=replace(semi.pseudo_labels, from_labels=from_labels)))
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
 def rings(n: int) -> tuple[Tensor, Tensor]:
     """Two rings, one in the other, points dense along each; and which ring each point is on."""
     angle = torch.rand(n, generator=seeded(5)) * 2 * math.pi
@@ -304,7 +320,9 @@ def test_without_a_pool_there_is_nothing_to_guess() -> None:
         )
 
 
-@pytest.mark.parametrize("wrong", [{"items": 1}, {"threshold": 1.2}, {"weight": -1.0}, {"after": 1.0}])
+@pytest.mark.parametrize(
+    "wrong", [{"items": 1}, {"threshold": 1.2}, {"weight": -1.0}, {"after": 1.0}, {"from_labels": -1}]
+)
 def test_settings_that_cannot_be_are_refused(wrong: dict[str, float]) -> None:
     (value,) = wrong.values()
     with pytest.raises(UserError, match=f"{next(iter(wrong))}.*{value}"):
