@@ -20,10 +20,6 @@ def in_the_grid(ann: Person) -> None:
     ann.page.locator(".thumb").first.wait_for()
 
 
-def forgive(ann: Person, *texts: str) -> None:
-    ann.complaints = [each for each in ann.complaints if not any(text in each for text in texts)]
-
-
 def would_warn(ann: Person) -> Any:
     """Whether somebody who closes the page is asked first."""
     return ann.page.evaluate("() => !dispatchEvent(new Event('beforeunload', { cancelable: true }))")
@@ -92,7 +88,7 @@ def test_a_refusal_is_told_also_in_the_middle_of_fast_labelling(book: Book, serv
     for look in looks:
         look.continue_()
     assert ann.page.locator("#last").inner_text() == "Item 1 is 8"
-    forgive(ann, "409")
+    ann.forgives("409")
     ann.leaves()
 
 
@@ -134,7 +130,7 @@ def test_an_item_whose_picture_does_not_come_can_be_passed_by(book: Book, serve:
     ann.press(" ")
     assert ann.sees(other_than=0) == 2
     assert [(row.id, row.label) for row in book.rows] == [(0, 0), (1, None)]
-    forgive(ann, "404")
+    ann.forgives("404")
     ann.leaves()
 
 
