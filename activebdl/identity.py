@@ -3,9 +3,11 @@
 Only the label counts may have grown since: a run that has all the labels it was to have may be given more.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from activebdl.data.inputs import alike
 from activebdl.errors import UserError
 from activebdl.journal import Journal
 from activebdl.registry import without_addresses
@@ -17,8 +19,8 @@ _ONCE: dict[str, object] = {
 }  # fmt: skip
 
 
-# Settings that an older journal does not name, at what they are by default.
-_SINCE = (", pseudo_labels=None", ", flip=0.0", ", from_labels=0")
+# Settings that an older journal does not name, at what they are by default; "flip=0.05" is not "flip=0.0".
+_SINCE = re.compile(r", (pseudo_labels=None|flip=0\.0|from_labels=0)(?=[,)])")
 
 
 def claim(journal: Journal, identity: Mapping[str, Any]) -> None:
@@ -26,7 +28,7 @@ def claim(journal: Journal, identity: Mapping[str, Any]) -> None:
 
     Args:
         journal: Open, and maybe of this run.
-        identity: By name, what decides what the run does; "counts" are its label counts.
+        identity: By name, what decides what the run does; "counts" are its label counts, "pool" a sketch of its items.
 
     Raises:
         UserError: The journal is of another run; it is left as it is.
@@ -39,6 +41,13 @@ def claim(journal: Journal, identity: Mapping[str, Any]) -> None:
         was = known.get(key, _ONCE.get(key, value))
         if _settings(was) == _settings(value) or (key == "counts" and _begins_with(value, was)):
             continue
+        if key == "pool":
+            if alike(was, value):
+                continue
+            raise UserError(
+                "The journal's labels are of other items than those of the pool today, or of the same in another order: "
+                "they belong to items by their places. Give the pool as it was, or this run a journal of its own."
+            )
         if key == "counts":
             raise UserError(
                 f"The journal is of a run with the label counts {was}, and today's, {value}, do not begin with these. "
@@ -59,6 +68,4 @@ def _settings(told: object) -> object:
     """Without what an older journal does not name, nor addresses in memory."""
     if not isinstance(told, str):
         return told
-    for setting in _SINCE:
-        told = told.replace(setting, "")
-    return without_addresses(told)
+    return without_addresses(_SINCE.sub("", told))

@@ -26,6 +26,7 @@ from activebdl.belief import Belief, Learner
 from activebdl.candidates import Candidates
 from activebdl.counts import check_counts
 from activebdl.data.dataset import ActiveDataset
+from activebdl.data.inputs import sketch
 from activebdl.devices import choose_device
 from activebdl.errors import UserError
 from activebdl.identity import claim
@@ -350,6 +351,8 @@ class ActiveLearning:
         identity = {
             "dataset": self.dataset.name,
             "pool size": len(self.dataset.pool),
+            "pool": sketch(self.dataset.pool),
+            "normalise": repr(self.dataset.normalise),
             "classes": list(self.dataset.classes),
             "target": repr(self.dataset.target),
             "network": self._architecture,

@@ -19,6 +19,7 @@ from activebdl import (
     Training,
     UserError,
 )
+from activebdl.data.inputs import sketch
 from activebdl.strategies import Query, Selection, Strategy
 
 Network = Callable[[], nn.Module]
@@ -137,10 +138,12 @@ def test_random_needs_no_draws_over_the_pool(dataset: ActiveDataset, network: Ne
             return self.x[ids]
 
     counting = replace(dataset, pool=Counting(dataset.pool[torch.arange(120)]))
+    sketch(counting.pool)
+    known_by = set(looked_at)
     looked_at.clear()
     rounds = list(cycle(counting, network, strategy="random"))
     asked = {id for round in rounds for id in round.ids}
-    assert set(looked_at) <= asked | {0}  # item 0 is looked at once for its shape
+    assert len(known_by) == 16 and set(looked_at) <= asked | known_by  # by which the journal knows the pool again
 
 
 def test_the_test_set_touches_no_choice(dataset: ActiveDataset, network: Network) -> None:

@@ -1,0 +1,100 @@
+"""Which run a journal is of."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from activebdl import ActiveDataset, ActiveLearning, MCDropout, Normalise, Training, UserError
+from activebdl.data.augment import Affine
+from activebdl.data.inputs import alike, sketch
+from activebdl.identity import claim
+from activebdl.journal import Journal
+
+Network = Callable[[], nn.Module]
+
+
+@pytest.fixture
+def journal(tmp_path: Path) -> Journal:
+    return Journal(tmp_path / "journal.sqlite")
+
+
+def run(dataset: ActiveDataset, network: Network, folder: Path, *counts: int) -> list[Any]:
+    """Rounds of a run whose journal is in that folder."""
+    options: dict[str, Any] = {"posterior": MCDropout(Training(steps=2)), "draws": 4, "test_draws": 2, "device": "cpu"}
+    file = folder / "journal.sqlite"
+    return list(ActiveLearning(dataset, network, counts=counts, strategy="margin", journal=file, **options))
+
+
+def test_labels_are_never_given_to_other_items(dataset: ActiveDataset, network: Network, tmp_path: Path) -> None:
+    run(dataset, network, tmp_path, 10, 20)
+    order = torch.randperm(120, generator=torch.Generator().manual_seed(0))
+    assert dataset.labels is not None
+    shuffled = replace(dataset, pool=dataset.pool[order], labels=dataset.labels[order])
+    with pytest.raises(UserError, match="other items .* or of the same in another order: .* this run a journal of its own"):
+        run(shuffled, network, tmp_path, 10, 20, 30)
+    with pytest.raises(UserError, match=r"its normalise is .*mean=0.0.*, not .*mean=1.0"):
+        run(replace(dataset, normalise=Normalise(mean=1.0)), network, tmp_path, 10, 20, 30)
+    rounded = replace(dataset, pool=dataset.pool[torch.arange(120)] * (1 + 1e-6))  # as another processor rounds
+    assert [round.n_labels for round in run(rounded, network, tmp_path, 10, 20, 30)] == [10, 20, 30]
+
+
+class Blinking:
+    """Each look gives other items, as random transforms do."""
+
+    def __len__(self) -> int:
+        return 120
+
+    def __getitem__(self, ids: Tensor) -> Tensor:
+        return torch.randn(len(ids), 2)
+
+
+def test_items_that_are_others_at_each_look_have_no_sketch(
+    dataset: ActiveDataset, network: Network, tmp_path: Path
+) -> None:
+    assert sketch(Blinking()) == []
+    blinking = replace(dataset, pool=Blinking())
+    run(blinking, network, tmp_path, 10, 20)
+    assert len(run(blinking, network, tmp_path, 10, 20, 30)) == 3
+
+
+def test_a_sketch_tells_items_and_their_order_and_not_rounding() -> None:
+    images = torch.randint(256, (50, 1, 8, 8), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    assert len(sketch(images)) == 16 and len(sketch(images[:3])) == 3
+    assert alike(sketch(images), sketch(images))
+    assert alike(sketch(images), sketch(images + (images < 128)))  # decoded a little differently
+    assert not alike(sketch(images), sketch(images.flip(0)))
+    assert not alike(sketch(images), sketch(images.flip(3)))
+    assert not alike(sketch(images), sketch(images[:15]))
+    gaps = torch.where(torch.arange(50)[:, None] % 7 == 0, torch.nan, torch.arange(100.0).view(50, 2))
+    assert alike(sketch(gaps), sketch(gaps)) and sketch(gaps) != []
+
+
+def test_an_older_journal_goes_on(journal: Journal) -> None:
+    told = f"Training(steps=2, augmentation={Affine(shear=0.1)}, pseudo_labels=None)"
+    older = told.replace(", pseudo_labels=None", "").replace(", flip=0.0", "")
+    assert older != told
+    claim(journal, {"posterior": older, "counts": [10]})
+    claim(journal, {"posterior": told, "counts": [10], "pool": [1.0, 2.0], "normalise": "Normalise()", "views": None})
+    with pytest.raises(UserError, match="its posterior is"):
+        claim(journal, {"posterior": told.replace("flip=0.0", "flip=0.05"), "counts": [10]})
+    with pytest.raises(UserError, match="its views is None"):
+        claim(journal, {"posterior": told, "counts": [10], "views": "Views(count=5)"})
+
+
+def test_settings_that_run_into_each_other_are_two(journal: Journal) -> None:
+    claim(journal, {"posterior": repr(Affine(shear=0.1, flip=0.05)), "counts": [10]})
+    with pytest.raises(UserError, match="its posterior is"):
+        claim(journal, {"posterior": repr(Affine(shear=0.15)), "counts": [10]})
+
+
+def test_a_run_may_be_given_more_labels_and_no_fewer(journal: Journal) -> None:
+    claim(journal, {"counts": [10, 20]})
+    claim(journal, {"counts": [10, 20, 30]})
+    assert journal.about("identity") == {"counts": [10, 20, 30]}
+    with pytest.raises(UserError, match=r"counts \[10, 20, 30\], and today's, \[10, 20\], do not begin with these"):
+        claim(journal, {"counts": [10, 20]})
