@@ -8,7 +8,7 @@ probabilities in proportion to
     softmax   exp(beta s_i)
     softrank  rank_i ^ -beta        (the best has rank 1)
 
-so that a batch is less redundant, at no cost. N: items, Q: items chosen.
+so that a batch is less redundant, at no cost. What scores -inf has no weight under any of them. N: items, Q: items chosen.
 """
 
 import math
@@ -38,7 +38,7 @@ def power(beta: float = DEFAULT_BETA) -> Rule:
 
     def rule(scores: Tensor, quantity: int, generator: torch.Generator) -> Tensor:
         # Scores such as BALD are >= 0 up to rounding; a truly negative score has no power.
-        if bool((scores < -1e-4).any()):
+        if bool(((scores < -1e-4) & (scores != -math.inf)).any()):
             raise UserError("The power rule needs scores that are not negative; take softmax or softrank.")
         return _gumbel_top_k(beta * scores.clamp_min(0).log(), quantity, generator)
 
@@ -59,7 +59,8 @@ def softrank(beta: float = DEFAULT_BETA) -> Rule:
         best_first = top_k(scores, len(scores), generator)
         ranks = torch.empty_like(scores)
         ranks[best_first] = torch.arange(1, len(scores) + 1, dtype=scores.dtype)
-        return _gumbel_top_k(-beta * ranks.log(), quantity, generator)
+        log_weights = (-beta * ranks.log()).masked_fill(scores == -math.inf, -math.inf)
+        return _gumbel_top_k(log_weights, quantity, generator)
 
     return rule
 

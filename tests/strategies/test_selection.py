@@ -65,6 +65,15 @@ def test_power_takes_scores_of_zero_last() -> None:
     assert len(power(1.0)(scores, 4, seeded(0)).unique()) == 4
 
 
+def test_what_scores_minus_infinity_is_never_drawn_while_there_is_anything_else() -> None:
+    scores = torch.full((20,), -math.inf, dtype=torch.double)
+    scores[[3, 5, 8]] = torch.tensor([0.1, 2.0, 1.0], dtype=torch.double)
+    for rule in (top_k, power(1.0), softmax(1.0), softrank(1.0)):
+        for seed in range(50):
+            assert set(rule(scores, 3, seeded(seed)).tolist()) == {3, 5, 8}
+        assert len(rule(scores, 20, seeded(0)).unique()) == 20
+
+
 def test_rules_refuse_what_they_cannot_weigh() -> None:
     with pytest.raises(UserError, match="not negative"):
         power(1.0)(torch.tensor([-1.0, 2.0]), 1, seeded(0))
