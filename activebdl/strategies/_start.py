@@ -64,10 +64,11 @@ def make_start(start: str | Strategy, dataset: ActiveDataset) -> Strategy:
 
 
 def _balanced(labels: Tensor, query: Query) -> Tensor:
-    """Q ids, class by class in turn, at random within a class."""
+    """Q ids, class by class in turn, at random within a class; what is labelled already counts as turns taken."""
     shuffled = query.unlabelled[torch.randperm(len(query.unlabelled), generator=query.generator)]
     turn = torch.empty_like(shuffled)  # each item's rank within its class
     for c in labels.unique():
         of_class = labels[shuffled] == c
-        turn[of_class] = torch.arange(int(of_class.sum()))
+        taken = int((labels[query.labelled] == c).sum())
+        turn[of_class] = torch.arange(taken, taken + int(of_class.sum()))
     return shuffled[turn.sort(stable=True).indices[: query.quantity]]

@@ -55,6 +55,26 @@ def test_one_of_ones_own(
         make_start(f"{file}:plain", dataset)
 
 
+def test_a_balanced_start_stays_so_when_somebody_abstains(dataset: ActiveDataset, network: Network) -> None:
+    assert dataset.labels is not None
+    labels = dataset.labels
+    passed: list[int] = []
+
+    def passes(_: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        """Does not label the first three of class 2."""
+        said = labels[ids]
+        for at in (said == 2).nonzero()[:, 0].tolist():
+            if len(passed) < 3:
+                passed.append(int(ids[at]))
+                said[at] = -1
+        return said
+
+    method = MCDropout(Training(steps=2))
+    options = {"counts": (12,), "posterior": method, "draws": 4, "test_draws": 2, "device": "cpu", "oracle": passes}
+    only = next(iter(ActiveLearning(dataset, network, start="balanced", strategy="margin", **options)))  # type: ignore[arg-type]
+    assert len(passed) == 3 and labels[list(only.ids)].bincount().tolist() == [4, 4, 4]
+
+
 @pytest.mark.parametrize("start", ["bald", "power_bald", "per_cost_bald"])
 def test_what_needs_a_model_cannot_start(dataset: ActiveDataset, start: str) -> None:
     with pytest.raises(UserError, match=f"start '{start}' needs a model.* balanced, k_means, random, typiclust"):
