@@ -3,8 +3,9 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import pytest
 import torch
@@ -34,6 +35,7 @@ from activebdl import (
 from activebdl.data.dataset import Normalise, Unlabelled
 from activebdl.data.inputs import StreamedInputs
 from activebdl.likelihoods import Categorical, Gaussian
+from activebdl.modes import evaluating
 from activebdl.posteriors import InferenceMethod
 from activebdl.posteriors.map import MAP
 from activebdl.training import train
@@ -95,6 +97,27 @@ def test_guesses_are_made_without_dropout_and_have_no_gradient() -> None:
         classes = other(labelled.normalise(u)).argmax(1)
     F.cross_entropy(other(labelled.normalise(-u)), classes).backward()
     torch.testing.assert_close(module.weight.grad, other.weight.grad)
+
+
+class Twice(PseudoLabels):
+    """Also looks what the guesses are, twice."""
+
+    def loss(self, module: nn.Module, labelled: Labelled, u: Tensor, *others: Any) -> Tensor:
+        with evaluating(module), torch.no_grad():
+            one, other = (module(labelled.normalise(u)) for _ in range(2))
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+        return super().loss(module, labelled, u, *others)
+
+
+@pytest.mark.parametrize("kind", [MCDropout, MAP, BayesByBackprop, MNF, partial(MNF, layers="all"), IVON, SWAG])
+def test_no_posterior_draws_its_guesses(kind: Callable[[Training], InferenceMethod]) -> None:
+    labelled = pool_of(torch.randn(40, 2, generator=seeded()))
+    training = Training(steps=8, pseudo_labels=Twice(items=20, threshold=0.0, after=0.0, augmentation=None))
+
+    def network() -> nn.Module:
+        return nn.Sequential(nn.Linear(2, 8), nn.ReLU(), nn.Dropout(0.5), nn.Linear(8, 3))
+
+    kind(training).fit(network, labelled, generator=seeded())
 
 
 def test_a_guess_that_is_not_sure_counts_for_nothing() -> None:

@@ -173,6 +173,8 @@ class MNF:
 
         def objective(module: nn.Module, x: Tensor, targets: Tensor, step: int) -> Tensor:
             module.eval()  # no dropout, and BatchNorm stays as it is: no item's output depends on the others
+            for layer in layers.values():
+                layer.training = True  # it draws
             nll = likelihood(module, x, targets, step)
             with torch.autocast(x.device.type, enabled=False):  # sums of thousands of nats need float32
                 bounds = [layer.kl_bound(self.kl_samples).mean() for layer in layers.values()]
@@ -217,8 +219,11 @@ class MultiplicativeLayer(nn.Module):
         return cast(Tensor | None, self.plain.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, ...] -> [B, ...]``, with a z of its own for each item."""
-        return self.given(self.sample_z(len(x)), x)
+        """``[B, ...] -> [B, ...]``, in train mode drawn, with a z of its own for each item; else by mu and z without noise."""
+        if self.training:
+            return self.given(self.sample_z(len(x)), x)
+        z = self.q(torch.zeros_like(self.q.mean).expand(1, -1))[0]
+        return self._mean_given(z.expand(len(x), -1), x)
 
     def sample_z(self, count: int) -> Tensor:
         """``[count, I]``, from torch's global generator."""
@@ -226,16 +231,17 @@ class MultiplicativeLayer(nn.Module):
 
     def given(self, z: Tensor, x: Tensor) -> Tensor:
         """The output for ``x [B, ...]`` given ``z [B, I]``, noise on the outputs in place of the weights."""
-        if self.over_inputs:
-            mean = self._plain(x * z.view(len(x), *[1] * (x.dim() - 2), -1), self.mu, self.bias)
-        else:
-            mean = self._plain(x, self.mu, None) * z.view(*z.shape, *[1] * (x.dim() - 2))
-            if self.bias is not None:
-                mean = mean + self.bias.view(-1, *[1] * (x.dim() - 2))
+        mean = self._mean_given(z, x)
         bias_variance = None if self.bias_log_sigma is None else (2 * self.bias_log_sigma).exp()
         variance = self._plain(x.square(), (2 * self.log_sigma).exp(), bias_variance)
         # the clamp: a root has no gradient at 0, and a fast convolution of positive numbers may end below it
         return mean + variance.clamp(min=1e-12).sqrt() * normal_like(mean)
+
+    def _mean_given(self, z: Tensor, x: Tensor) -> Tensor:
+        if self.over_inputs:
+            return self._plain(x * z.view(len(x), *[1] * (x.dim() - 2), -1), self.mu, self.bias)
+        mean = self._plain(x, self.mu, None) * z.view(*z.shape, *[1] * (x.dim() - 2))
+        return mean if self.bias is None else mean + self.bias.view(-1, *[1] * (x.dim() - 2))
 
     def kl_bound(self, samples: int) -> Tensor:
         """``[S]`` estimates, one per z, whose expectation is no less than KL(q(W, bias) || p), in nats."""
