@@ -91,8 +91,10 @@ class Asking:
         return torch.tensor(kept, dtype=torch.long)
 
     def why_no_more(self, journal: Journal, pool: Pool) -> str | None:
-        """That the budget in cost is spent, when it cannot pay another label; None while it can."""
-        if self.max_cost is None or len(pool.unlabelled) == 0 or len(self.affordable(journal, pool)):
+        """That the pool is used up, or the budget in cost cannot pay another label; None while there may be one."""
+        if len(pool.unlabelled) == 0:
+            return f"the pool is used up: the oracle would not label {len(pool.set_aside)} of its items"
+        if self.max_cost is None or len(self.affordable(journal, pool)):
             return None
         return f"{_SPENT} {self.max_cost:g} is spent: {journal.paid():g} paid"
 

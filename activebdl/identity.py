@@ -45,8 +45,8 @@ def claim(journal: Journal, identity: Mapping[str, Any]) -> None:
             if alike(was, value):
                 continue
             raise UserError(
-                "The journal's labels are of other items than those of the pool today, or of the same in another order: "
-                "they belong to items by their places. Give the pool as it was, or this run a journal of its own."
+                "The journal's labels are of other items than those of the pool today, or of the same in another "
+                "order: they belong to items by their places. Give the pool as it was, or the run a journal of its own."
             )
         if key == "counts":
             raise UserError(

@@ -90,7 +90,8 @@ class ActiveLearning:
         views: Test-time augmentation: from how many views an item is looked at where it is predicted, or `Views`, by
             which strategies may look so too; None for the item as it is alone.
         pretraining: How features are learned from the pool before the first label, with which every fit then begins,
-            and by which strategies without a model tell items from each other; None for networks with random weights.
+            and by which strategies without a model tell items from each other: `SimCLR`, or true for one by default;
+            None for networks with random weights.
         journal: The file that keeps the run; when it is there, the run goes on where it stopped, also to further counts
             behind those that it had. None keeps nothing.
         progress: Shows progress bars; see `activebdl.progress`.
@@ -123,7 +124,7 @@ class ActiveLearning:
         chunk: int | None = None,
         shards: int | Shards | None = None,
         views: int | Views | None = None,
-        pretraining: SimCLR | None = None,
+        pretraining: SimCLR | bool | None = None,
         journal: str | Path | None = None,
         progress: Progress = silent,
     ) -> None:
@@ -139,8 +140,9 @@ class ActiveLearning:
         self.shards = Shards(shards) if isinstance(shards, int) else shards
         self.views = Views.of(views)
         self.learner = Learner(
-            dataset, network, method, seed, self.device, chunk, self.progress, self.shards, self.views, pretraining
-        )
+            dataset, network, method, seed, self.device, chunk, self.progress, self.shards, self.views,
+            SimCLR.of(pretraining),
+        )  # fmt: skip
         self.strategy = resolve(strategy)
         self.starter = make_start(start, dataset)
         self.draws, self.test_draws, self.seed = draws, test_draws, seed
@@ -167,10 +169,10 @@ class ActiveLearning:
         with self.asking.to_the_end(), self.shards or contextlib.nullcontext():
             self._collect(journal, belief, VALIDATION, self.validation, seconds)  # its time is the first round's
             for round in itertools.count():
-                last = rounds[-1].n_labels if rounds else 0  # less than was wanted, where money was short
+                last = rounds[-1].n_labels if rounds else 0  # less than was wanted, where money or items were short
                 n_labels = next(count for count in self.counts if count > last)
                 new = self._collect(journal, belief, round, n_labels, seconds)
-                if not new:  # the last of the budget in cost went for abstentions
+                if not new:  # the last of the budget in cost, or of the pool, went for abstentions
                     journal.note("ended", self.asking.why_no_more(journal, pool))
                     break
                 belief = self.belief = Belief(self.learner, round, pool)
@@ -217,14 +219,9 @@ class ActiveLearning:
     def _select(self, journal: Journal, belief: Belief, round: int, attempt: int, quantity: int) -> Asked | None:
         """Draw -> score -> select, and the request is in the journal before anyone is asked; None when nothing is left.
 
-        Only a budget in cost may leave nothing.
+        Only a budget in cost may leave nothing, or an oracle that would not label the last items of the pool.
         """
         pool = belief.pool
-        if quantity > len(pool.unlabelled):
-            raise UserError(
-                f"The pool is used up: the oracle would not label {len(pool.set_aside)} items, and only "
-                f"{len(pool.unlabelled)} are left where {quantity} are wanted."
-            )
         affordable = self.asking.affordable(journal, pool)
         quantity = min(quantity, len(affordable))
         if quantity == 0:
@@ -314,6 +311,8 @@ class ActiveLearning:
         check_counts(self.counts, len(self.dataset.pool), self.validation)
         if self.draws < 1 or self.test_draws < 1:
             raise UserError("The posterior must be drawn from at least once: draws and test_draws are 1 or more.")
+        if self.learner.chunk is not None and self.learner.chunk < 1:
+            raise UserError(f"chunk is how many items are looked at at a time, 1 or more, not {self.learner.chunk}.")
         choosing = [(self.strategy, self.draws)]
         if self.candidates.score is not None:
             choosing.append((self.candidates.score, self.candidates.draws))

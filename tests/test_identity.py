@@ -35,7 +35,9 @@ def test_labels_are_never_given_to_other_items(dataset: ActiveDataset, network: 
     order = torch.randperm(120, generator=torch.Generator().manual_seed(0))
     assert dataset.labels is not None
     shuffled = replace(dataset, pool=dataset.pool[order], labels=dataset.labels[order])
-    with pytest.raises(UserError, match="other items .* or of the same in another order: .* this run a journal of its own"):
+    with pytest.raises(
+        UserError, match="other items .* or of the same in another order: .* the run a journal of its own"
+    ):
         run(shuffled, network, tmp_path, 10, 20, 30)
     with pytest.raises(UserError, match=r"its normalise is .*mean=0.0.*, not .*mean=1.0"):
         run(replace(dataset, normalise=Normalise(mean=1.0)), network, tmp_path, 10, 20, 30)

@@ -42,13 +42,33 @@ def test_abstained_items_are_replaced_so_that_counts_hold(
 
 
 @pytest.mark.usefixtures("quick_looks")
-def test_a_pool_that_is_used_up_by_abstentions_is_told(
+@pytest.mark.parametrize("labelled", [5, 7, 12, 18])  # of the counts 5, 10, 18
+def test_a_run_ends_with_the_labels_there_are_where_abstentions_use_up_the_pool(
+    dataset: ActiveDataset, network: Network, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, labelled: int
+) -> None:
+    monkeypatch.setattr("activebdl.asking._IN_VAIN", (1000, 0))
+    assert dataset.labels is not None
+    oracle = SlowOracle(dataset.labels, refuses=set(range(120 - labelled)))
+    path = tmp_path / "journal.sqlite"
+    rounds = list(cycle(dataset, network, oracle=oracle, strategy="random", journal=path))
+    assert rounds[-1].n_labels == labelled == sum(len(round.ids) for round in rounds)
+    with Journal(path) as journal:
+        reasons = [rounds[-1].stopped, journal.about("ended")]
+    if labelled < 18:
+        assert f"the pool is used up: the oracle would not label {120 - labelled} of its items" in reasons
+    else:
+        assert reasons == [None, None]
+    assert list(cycle(dataset, network, oracle=oracle, strategy="random", journal=path)) == rounds
+
+
+@pytest.mark.usefixtures("quick_looks")
+def test_an_oracle_that_labels_nothing_of_the_pool_is_told(
     dataset: ActiveDataset, network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("activebdl.asking._IN_VAIN", (1000, 0))
     assert dataset.labels is not None
-    oracle = SlowOracle(dataset.labels, refuses=set(range(110)))
-    with pytest.raises(UserError, match=r"pool is used up: the oracle would not label 1\d\d items"):
+    oracle = SlowOracle(dataset.labels, refuses=set(range(120)))
+    with pytest.raises(UserError, match="no label to train on: the pool is used up: the oracle would not label 120"):
         list(cycle(dataset, network, oracle=oracle, strategy="random"))
 
 
