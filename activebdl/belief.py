@@ -15,6 +15,7 @@ from activebdl.devices import Precision
 from activebdl.errors import UserError
 from activebdl.evaluation import evaluate
 from activebdl.fitted import Fitted
+from activebdl.modes import evaluating
 from activebdl.pool import Pool
 from activebdl.posteriors import Draws, InferenceMethod, Posterior
 from activebdl.posteriors._last_layer import LastLayer
@@ -66,11 +67,11 @@ class Learner:
     def fresh(self) -> Callable[[], nn.Module]:
         """Makes the network that a fit begins with; the first time, pretrain."""
         if self.pretraining is None:
-            return self.network
+            return self._made
         with self.progress("pretrain", self.pretraining.steps) as advance:
             rng = generator(self.seed, PRETRAINING, "pretrain")
             return pretrained(
-                self.network,
+                self._made,
                 self.dataset,
                 self.pretraining,
                 self.device,
@@ -97,7 +98,7 @@ class Learner:
             UserError: The network cannot read the items or cannot tell such labels, or the method cannot treat it.
         """
         target = self.dataset.target
-        module = check_network(self.network, self.example, target.width)
+        module = check_network(self._made, self.example, target.width)
         check_method = getattr(self.method, "check", None)
         if check_method is not None:
             check_method(module, self.example)
@@ -113,6 +114,14 @@ class Learner:
         self._check_augmentations(training)
         if self.views is not None:
             self.views.check(self.example)
+        return module
+
+    def _made(self) -> nn.Module:
+        """A fresh network, whose lazy layers know their sizes."""
+        module = self.network()
+        if any(isinstance(parameter, nn.UninitializedParameter) for parameter in module.parameters()):
+            with torch.no_grad(), evaluating(module.to(self.device)):
+                module(self.example)
         return module
 
     def _check_augmentations(self, training: object) -> None:

@@ -130,7 +130,7 @@ def make_views(spec: RunSpec) -> Views | None:
 def make_pretraining(spec: RunSpec) -> SimCLR | None:
     """How features are learned from the pool without labels."""
     if isinstance(spec.pretraining, bool):
-        return SimCLR() if spec.pretraining else None
+        return SimCLR.of(spec.pretraining)
     return _from_options(SimCLR, spec.pretraining, "setting 'pretraining'")
 
 

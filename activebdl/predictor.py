@@ -65,7 +65,7 @@ class Predictor:
             "aleatoric" and "epistemic"; the latter is what more labels take away.
 
         Raises:
-            UserError: The items have another shape than those of the data set.
+            UserError: The items have another shape than those of the data set, or are stored otherwise.
         """
         inputs = self._inputs(x)
         scorer = self.fitted.scorer(self._drawn, inputs, self.device)
@@ -84,6 +84,10 @@ class Predictor:
         if tuple(inputs.shape[1:]) != wanted or inputs.dim() == 0 or len(inputs) == 0:
             right = f"Items have the shape {list(wanted)}, so one or more of them {['B', *wanted]}"
             raise UserError(f"{right}; got {[*inputs.shape]}.")
+        if self.example.dtype == torch.uint8 and bool((inputs.double().frac() != 0).any()):
+            raise UserError(
+                "Items are given as the data set stores them, in whole numbers from 0 to 255, and not scaled."
+            )
         return inputs
 
     @cached_property

@@ -72,6 +72,13 @@ class SimCLR:
         if not (self.learning_rate > 0 and self.temperature > 0):
             raise UserError("The learning rate and the temperature of SimCLR must be above 0.")
 
+    @staticmethod
+    def of(given: "SimCLR | bool | None") -> "SimCLR | None":
+        """True for one by default; None, or false, for none."""
+        if isinstance(given, bool):
+            return SimCLR() if given else None
+        return given
+
     def fit(
         self,
         network: Callable[[], nn.Module],

@@ -8,7 +8,7 @@ import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,8 @@ from activebdl.likelihoods import Categorical, Likelihood
 from activebdl.pseudo_labels import PseudoLabels
 from activebdl.randomness import global_rng_from, global_rng_kept
 
+Optimizer = Literal["adamw", "adam", "sgd"]
+Schedule = Literal["onecycle", "constant"]
 Step = Callable[[], object]
 Objective = Callable[[nn.Module, Tensor, Tensor, int], Tensor]
 """``f(module, x [B, ...], targets [B], step) -> loss []``, of a batch that is normalised; steps count from 0."""
@@ -50,15 +52,15 @@ class Training:
             out. A step then costs two to three times as much.
 
     Raises:
-        UserError: A number that cannot be.
+        UserError: A setting that cannot be.
     """
 
     steps: int = 800
     steps_per_label: float = 0.0
     batch_size: int = 64
-    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    optimizer: Optimizer = "adamw"
     learning_rate: float = 3e-3
-    schedule: Literal["onecycle", "constant"] = "onecycle"
+    schedule: Schedule = "onecycle"
     weight_decay: float = 1e-2
     prior_precision: float = 0.0
     prior_on: tuple[str, ...] | None = None
@@ -67,14 +69,24 @@ class Training:
     pseudo_labels: PseudoLabels | None = None
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or self.batch_size < 1:
-            raise UserError("Training needs at least one step and a batch size of at least one.")
+        for name in ("steps", "batch_size"):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise UserError(f"{name} is a whole number from 1 on, not {getattr(self, name)!r}.")
+        for name, known in (("optimizer", get_args(Optimizer)), ("schedule", get_args(Schedule))):
+            if getattr(self, name) not in known:
+                raise UserError(f"{name} is one of {', '.join(known)}, not {getattr(self, name)!r}.")
         check_precision(self.precision, of="training")
         if not 0 < self.learning_rate < math.inf:
             raise UserError(f"The learning rate is a number above 0, not {self.learning_rate}.")
         for name in ("steps_per_label", "weight_decay", "prior_precision"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise UserError(f"{name} is a number that is not negative, and not {getattr(self, name)}.")
+        if self.augmentation is not None and not callable(self.augmentation):
+            raise UserError(f"augmentation is one such as Handwriting(), and not {self.augmentation!r}.")
+        if self.pseudo_labels is not None and not isinstance(self.pseudo_labels, PseudoLabels):
+            raise UserError(f"pseudo_labels are PseudoLabels() or None, and not {self.pseudo_labels!r}.")
+        if isinstance(self.prior_on, str):
+            raise UserError(f'prior_on is a tuple of names: ("{self.prior_on}",).')
 
     def total_steps(self, n: int) -> int:
         """Optimiser steps of a fit to ``n`` labels."""
@@ -278,19 +290,36 @@ def lay_out(module: nn.Module, x: Tensor) -> torch.memory_format:
 
 
 def check_network(network: Callable[[], nn.Module], x: Tensor, width: int) -> nn.Module:
-    """Makes one network, and refuses it when it cannot turn ``x [B, ...]`` into outputs ``[B, width]``.
+    """Makes one network, and refuses it when it cannot turn ``x [B, ...]`` into outputs ``[B, width]``, item by item.
 
     Raises:
-        UserError: It raises, or its output has another shape.
+        UserError: It raises, its output has another shape, or depends on the other items of a batch; or the next
+            network is not a fresh one.
     """
     with global_rng_kept(x.device), torch.no_grad():
-        module = network().to(x.device).eval()
+        module, next_one = network(), network()
+        own = {id(parameter) for parameter in module.parameters() if parameter.requires_grad}
+        if any(id(parameter) in own for parameter in next_one.parameters()):
+            raise UserError(
+                "The network's factory must make a fresh module at each call, and two calls share weights that are "
+                "trained: make them within it, or copy.deepcopy those it starts from."
+            )
+        if any(_looks_at_others(child) for child in module.modules()):
+            raise UserError(
+                "A batch norm of the network keeps no running statistics, so that what it says of an item would depend "
+                "on the others that are looked at with it: leave track_running_stats on."
+            )
+        module = module.to(x.device).eval()
         try:
             outputs = module(x)
         except Exception as error:
             raise UserError(f"The network cannot read items of shape {list(x.shape[1:])}: {words(error)}.") from error
     check_outputs(outputs, len(x), width)
     return module
+
+
+def _looks_at_others(child: nn.Module) -> bool:
+    return isinstance(child, nn.modules.batchnorm._BatchNorm) and child.running_mean is None
 
 
 def check_outputs(outputs: object, count: int, width: int) -> None:

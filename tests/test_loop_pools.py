@@ -12,7 +12,7 @@ import yaml
 from torch import nn
 from torch.utils.data import Dataset
 
-from activebdl import ActiveDataset, ActiveLearning, MCDropout, Normalise, Round, Training, UserError, load
+from activebdl import IVON, ActiveDataset, ActiveLearning, MCDropout, Normalise, Round, Training, UserError, load
 from activebdl.cli import main
 from activebdl.runs import start
 from activebdl.spec import read_spec
@@ -172,3 +172,13 @@ def test_the_command_line_tells_what_lies_in_folders(
     code, words = told(*places)
     assert code == 2 and "needs the option 'size'; it needs: pool, test, size" in words
     assert "'size' of the dataset 'image_folder'" in told(*places, "--set", "size=4")[1]
+
+
+def test_lazy_layers_learn_their_sizes_from_the_pool() -> None:
+    def lazy() -> nn.Module:
+        return nn.Sequential(nn.LazyConv2d(4, 3), nn.ReLU(), nn.Flatten(), nn.Dropout(0.3), nn.LazyLinear(3))
+
+    data = ActiveDataset.from_arrays(first(POOL), LABELS, first(TEST), TEST_LABELS)
+    for method in (MCDropout(Training(steps=3)), IVON(Training(steps=3))):
+        rounds = list(ActiveLearning(data, lazy, counts=(6, 9), posterior=method, draws=4, test_draws=2, device="cpu"))
+        assert [round.n_labels for round in rounds] == [6, 9]

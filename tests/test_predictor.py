@@ -213,3 +213,13 @@ def test_items_of_another_shape_are_refused() -> None:
     predictor = replace(known(None, Classes(("a", "b")), log_probs), example=torch.zeros(3, 1, 8, 8))
     with pytest.raises(UserError, match=r"Items have the shape \[1, 8, 8\].*got \[8, 8\]"):
         predictor.predict(np.zeros((8, 8)))
+
+
+def test_images_that_were_scaled_already_are_refused() -> None:
+    items = torch.arange(3, dtype=torch.uint8)[:, None]
+    table = torch.randn(3, 4, 2, generator=torch.Generator().manual_seed(0)).log_softmax(-1)
+    predictor = replace(known(KnownDraws(table), Classes(("a", "b")), log_probs), example=items)
+    with pytest.raises(UserError, match="whole numbers from 0 to 255, and not scaled"):
+        predictor.predict(items / 255)
+    for given in (items, items.float()):
+        np.testing.assert_allclose(predictor.predict(given)["probabilities"], table.exp().mean(1), rtol=1e-6)

@@ -231,7 +231,7 @@ def test_an_empty_file_is_the_default_run(tmp_path: Path) -> None:
         ({"posterior.training.optimizer": "adem"}, "'optimizer' of the .* 'adamw', 'adam' or 'sgd', not 'adem'"),
         ({"posterior.training.augmentation": "flip"}, "Unknown augmentation 'flip'. Known: affine"),
         ({"posterior.training.augmentation": {"name": "affine", "rot": 1}}, "augmentation 'affine' has no setting"),
-        ({"posterior.training.steps": 0}, "at least one step"),
+        ({"posterior.training.steps": 0}, "steps is a whole number from 1 on, not 0"),
         ({"posterior": "mc_drop"}, "Unknown posterior 'mc_drop'. Known: .*map, mc_dropout"),
         ({"network": "cnn"}, "Unknown network 'cnn'"),
         ({"dataset": "minst"}, "Unknown dataset 'minst'"),

@@ -105,6 +105,30 @@ def test_a_network_that_raises_without_a_word_is_told() -> None:
         check_network(Refusing, torch.zeros(2, 2), 3)
 
 
+def test_a_network_that_is_made_once_is_refused_and_one_on_frozen_features_is_not() -> None:
+    backbone = nn.Linear(2, 4)
+
+    def on_top() -> nn.Module:
+        return nn.Sequential(backbone, nn.ReLU(), nn.Linear(4, 3))
+
+    with pytest.raises(UserError, match="must make a fresh module at each call"):
+        check_network(on_top, torch.zeros(2, 2), 3)
+    backbone.requires_grad_(False)
+    check_network(on_top, torch.zeros(2, 2), 3)
+    model = nn.Linear(2, 3)
+    with pytest.raises(UserError, match="two calls share weights that are trained"):
+        check_network(lambda: model, torch.zeros(2, 2), 3)
+
+
+def test_a_network_that_looks_at_the_other_items_of_a_batch_is_refused() -> None:
+    def network(keeps: bool) -> nn.Module:
+        return nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4, track_running_stats=keeps), nn.Linear(4, 3))
+
+    check_network(lambda: network(True), torch.zeros(2, 2), 3)
+    with pytest.raises(UserError, match="keeps no running statistics.*leave track_running_stats on"):
+        check_network(lambda: network(False), torch.zeros(2, 2), 3)
+
+
 def test_single_items_are_not_for_batch_norm() -> None:
     def network() -> nn.Module:
         return nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
@@ -134,8 +158,15 @@ def test_nothing_labelled_is_told() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"steps": 0}, "at least one step"),
-        ({"batch_size": 0}, "batch size of at least one"),
+        ({"steps": 0}, "steps is a whole number from 1 on, not 0"),
+        ({"batch_size": 0}, "batch_size is a whole number from 1 on, not 0"),
+        ({"batch_size": 8.5}, "batch_size is a whole number from 1 on, not 8.5"),
+        ({"steps": 10.5}, "steps is a whole number from 1 on, not 10.5"),
+        ({"schedule": "cosine"}, "schedule is one of onecycle, constant, not 'cosine'"),
+        ({"optimizer": "rmsprop"}, "optimizer is one of adamw, adam, sgd, not 'rmsprop'"),
+        ({"pseudo_labels": True}, r"pseudo_labels are PseudoLabels\(\) or None, and not True"),
+        ({"augmentation": "handwriting"}, r"one such as Handwriting\(\), and not 'handwriting'"),
+        ({"prior_on": "4.weight"}, r'prior_on is a tuple of names: \("4.weight",\)'),
         ({"learning_rate": 0.0}, "above 0, not 0"),
         ({"learning_rate": math.nan}, "above 0, not nan"),
         ({"learning_rate": math.inf}, "above 0, not inf"),

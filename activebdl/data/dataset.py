@@ -91,8 +91,11 @@ class ActiveDataset:
         _check_labels(self.test_labels, len(self.test), self.target, "test")
         if self.costs is not None:
             object.__setattr__(self, "costs", _costs(self.costs, len(self.pool)))
+        _check_like(self.test, self.pool, "test")
         if self.target_inputs is not None:
-            _check_targets(self.target_inputs, self.input_shape)
+            if len(self.target_inputs) == 0:
+                raise UserError("target_inputs has no items; leave it out, and the pool stands for them.")
+            _check_like(self.target_inputs, self.pool, "target")
         for inputs, side in ((self.pool, "pool"), (self.test, "test"), (self.target_inputs, "target")):
             if isinstance(inputs, Tensor):
                 _check_finite(inputs, side)
@@ -300,7 +303,7 @@ def _read_labels(data: StreamedInputs, key: Key | None, target: Target) -> Tenso
 
 def _tensor(given: object, what: str) -> Tensor:
     try:
-        return as_tensor(given).detach()
+        return as_tensor(given).detach().cpu()
     except (TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{what} must be a tensor or an array of numbers: {error}.") from None
 
@@ -349,12 +352,18 @@ def _costs(costs: Tensor, count: int) -> Tensor:
     return costs
 
 
-def _check_targets(inputs: Inputs, shape: tuple[int, ...]) -> None:
-    if len(inputs) == 0:
-        raise UserError("target_inputs has no items; leave it out, and the pool stands for them.")
-    given = tuple(inputs[torch.tensor([0])].shape[1:])
-    if given != shape:
-        raise UserError(f"An item of target_inputs has the shape {given}, and one of the pool {shape}.")
+def _check_like(inputs: Inputs, pool: Inputs, side: str) -> None:
+    """Whether a network that reads the pool's items, and their normalisation, will do for these."""
+    one, of_pool = (each[torch.tensor([0])] for each in (inputs, pool))
+    if one.shape != of_pool.shape:
+        shapes = (tuple(each.shape[1:]) for each in (one, of_pool))
+        raise UserError("An item of the {} set has the shape {}, and one of the pool {}.".format(side, *shapes))
+    kinds = {one.dtype, of_pool.dtype}
+    if torch.uint8 in kinds and any(kind.is_floating_point for kind in kinds):
+        raise UserError(
+            f"The {side} items are {one.dtype} and the pool's {of_pool.dtype}: all are normalised alike, so store all "
+            "alike, as images from 0 to 255 or from 0 to 1."
+        )
 
 
 def _check_finite(inputs: Tensor, side: str) -> None:

@@ -219,7 +219,7 @@ class MultiplicativeLayer(nn.Module):
         return cast(Tensor | None, self.plain.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, ...] -> [B, ...]``, in train mode drawn, with a z of its own for each item; else by mu and z without noise."""
+        """``[B, ...] -> [B, ...]``; in train mode drawn, with a z of its own for each item, else without any noise."""
         if self.training:
             return self.given(self.sample_z(len(x)), x)
         z = self.q(torch.zeros_like(self.q.mean).expand(1, -1))[0]

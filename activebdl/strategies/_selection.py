@@ -8,7 +8,9 @@ probabilities in proportion to
     softmax   exp(beta s_i)
     softrank  rank_i ^ -beta        (the best has rank 1)
 
-so that a batch is less redundant, at no cost. What scores -inf has no weight under any of them. N: items, Q: items chosen.
+so that a batch is less redundant, at no cost. What scores -inf has no weight under any of them.
+
+N: items, Q: items chosen.
 """
 
 import math

@@ -216,6 +216,21 @@ def test_friedman_is_its_formula_and_its_noise() -> None:
     assert abs(float((y - truth).square().mean()) - 16 / 3) < 0.7  # 4/3 noise^2
 
 
+def test_the_test_set_is_like_the_pool() -> None:
+    pool, labels = torch.zeros(6, 1, 4, 4, dtype=torch.uint8), torch.arange(6) % 2
+
+    def given(test: Tensor) -> ActiveDataset:
+        return ActiveDataset.from_arrays(pool, labels, test, labels)
+
+    with pytest.raises(
+        UserError, match=r"An item of the test set has the shape \(4, 4\), and one of the pool \(1, 4, 4\)"
+    ):
+        given(pool[:, 0])
+    with pytest.raises(UserError, match=r"test items are torch.float32 and the pool's torch.uint8: .* store all alike"):
+        given(pool / 255)
+    assert given(pool.int()).test.dtype == torch.int32  # pyright: ignore
+
+
 def test_target_inputs_are_like_items_of_the_pool() -> None:
     pool, labels = torch.zeros(6, 2), torch.arange(6) % 2
 
@@ -223,7 +238,7 @@ def test_target_inputs_are_like_items_of_the_pool() -> None:
         return ActiveDataset.from_arrays(pool, labels, pool, labels, target_inputs=inputs)
 
     assert given(torch.ones(3, 2)).target_inputs is not None
-    with pytest.raises(UserError, match=r"target_inputs has the shape \(5,\), and one of the pool \(2,\)"):
+    with pytest.raises(UserError, match=r"target set has the shape \(5,\), and one of the pool \(2,\)"):
         given(torch.ones(3, 5))
     with pytest.raises(UserError, match="target_inputs has no items"):
         given(torch.ones(0, 2))

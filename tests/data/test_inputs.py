@@ -58,9 +58,9 @@ def test_a_mapped_array_gives_its_items_in_the_order_of_the_ids(
 def test_views_of_a_mapped_array_are_mapped_too(tmp_path: Path) -> None:
     array = numbers(12, "uint8", 4)
     for view in (lambda a: a[3:], lambda a: a[::-2], lambda a: a[:, None, 1:3], lambda a: a.T):  # pyright: ignore[reportUnknownVariableType]
-        data = ActiveDataset.from_arrays(view(mapped(tmp_path, array)), None, torch.zeros(3, 2), torch.arange(3))
+        expected = np.ascontiguousarray(view(array))
+        data = ActiveDataset.from_arrays(view(mapped(tmp_path, array)), None, expected, torch.arange(len(expected)))
         assert isinstance(data.pool, MappedInputs)
-        expected = view(array)
         assert data.input_shape == expected.shape[1:]
         assert data.pool[torch.arange(len(expected))].tolist() == expected.tolist()
 
@@ -127,7 +127,8 @@ def test_a_pass_over_a_file_leaves_nothing_of_it_in_memory(tmp_path: Path, dtype
     shape = (size // item // np.dtype(dtype).itemsize, item)
     np.lib.format.open_memmap(tmp_path / "large.npy", "w+", dtype, shape)  # a file of holes: it takes no room
     before = resident_file_bytes()
-    data = ActiveDataset.from_arrays(tmp_path / "large.npy", None, torch.zeros(3, item), torch.arange(3))
+    test = np.zeros((3, item), dtype)
+    data = ActiveDataset.from_arrays(tmp_path / "large.npy", None, test, torch.arange(3))
     peak = resident_file_bytes()
     for _ in chunks(data.pool, torch.arange(len(data.pool)), 64):
         peak = max(peak, resident_file_bytes())
