@@ -72,6 +72,8 @@ def test_a_sketch_tells_items_and_their_order_and_not_rounding() -> None:
     assert not alike(sketch(images), sketch(images.flip(0)))
     assert not alike(sketch(images), sketch(images.flip(3)))
     assert not alike(sketch(images), sketch(images[:15]))
+    far = 1000 + torch.randn(50, 7, generator=torch.Generator().manual_seed(0))
+    assert alike(sketch(far), sketch(far * (1 + 1e-7))) and not alike(sketch(far), sketch(far.flip(0)))
     gaps = torch.where(torch.arange(50)[:, None] % 7 == 0, torch.nan, torch.arange(100.0).view(50, 2))
     assert alike(sketch(gaps), sketch(gaps)) and sketch(gaps) != []
 

@@ -63,7 +63,8 @@ def alike(one: Sequence[float], other: Sequence[float]) -> bool:
     if not one or not other:
         return True
     a, b = torch.tensor(one, dtype=torch.double), torch.tensor(other, dtype=torch.double)
-    return a.shape == b.shape and bool(((a - b).abs() <= 0.02 * a.abs().max()).all())
+    little = 0.02 * (a.max() - a.min()) + 1e-5 * a.abs().max()
+    return a.shape == b.shape and bool(((a - b).abs() <= little).all())
 
 
 def _directed(inputs: Inputs) -> list[float]:
