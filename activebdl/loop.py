@@ -26,10 +26,9 @@ from activebdl.belief import Belief, Learner
 from activebdl.candidates import Candidates
 from activebdl.counts import check_counts
 from activebdl.data.dataset import ActiveDataset
-from activebdl.data.inputs import sketch
 from activebdl.devices import choose_device
 from activebdl.errors import UserError
-from activebdl.identity import claim
+from activebdl.identity import claim, traits
 from activebdl.journal import Asked, Journal
 from activebdl.journal_reading import RoundRecord
 from activebdl.oracles import Annotation, make_oracle
@@ -348,12 +347,7 @@ class ActiveLearning:
     def _claim(self, journal: Journal) -> None:
         """Makes the journal this run's; refuses one that holds another."""
         identity = {
-            "dataset": self.dataset.name,
-            "pool size": len(self.dataset.pool),
-            "pool": sketch(self.dataset.pool),
-            "normalise": repr(self.dataset.normalise),
-            "classes": list(self.dataset.classes),
-            "target": repr(self.dataset.target),
+            **traits(self.dataset),
             "network": self._architecture,
             "posterior": self.learner.method_label,
             "strategy": self.strategy.label,
@@ -368,7 +362,6 @@ class ActiveLearning:
             "stop_set": len(self.watched) or None,
             "views": None if self.views is None else repr(self.views),
             "pretraining": None if self.learner.pretraining is None else repr(self.learner.pretraining),
-            "costs": self.dataset.costs_digest,
             "seed": self.seed,
         }
         claim(journal, identity)

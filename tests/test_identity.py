@@ -36,13 +36,34 @@ def test_labels_are_never_given_to_other_items(dataset: ActiveDataset, network: 
     assert dataset.labels is not None
     shuffled = replace(dataset, pool=dataset.pool[order], labels=dataset.labels[order])
     with pytest.raises(
-        UserError, match="other items .* or of the same in another order: .* the run a journal of its own"
+        UserError, match="other items .* or of the same in another order: .* give this run a journal of its own"
     ):
         run(shuffled, network, tmp_path, 10, 20, 30)
     with pytest.raises(UserError, match=r"its normalise is .*mean=0.0.*, not .*mean=1.0"):
         run(replace(dataset, normalise=Normalise(mean=1.0)), network, tmp_path, 10, 20, 30)
     rounded = replace(dataset, pool=dataset.pool[torch.arange(120)] * (1 + 1e-6))  # as another processor rounds
     assert [round.n_labels for round in run(rounded, network, tmp_path, 10, 20, 30)] == [10, 20, 30]
+
+
+def test_a_curve_is_measured_on_one_test_set(dataset: ActiveDataset, network: Network, tmp_path: Path) -> None:
+    run(dataset, network, tmp_path, 10, 20)
+    with pytest.raises(UserError, match="by other labels of the test set"):
+        run(replace(dataset, test_labels=dataset.test_labels.flip(0)), network, tmp_path, 10, 20, 30)
+    others = dataset.test[torch.arange(len(dataset.test))].flip(0)
+    with pytest.raises(UserError, match="another test set than today's, or on the same in another order"):
+        run(replace(dataset, test=others), network, tmp_path, 10, 20, 30)
+    with pytest.raises(UserError, match="its test size is 60, not 59"):
+        run(replace(dataset, test=others[1:], test_labels=dataset.test_labels[1:]), network, tmp_path, 10, 20, 30)
+    assert len(run(dataset, network, tmp_path, 10, 20, 30)) == 3
+
+
+def test_items_are_chosen_for_the_same_targets(dataset: ActiveDataset, network: Network, tmp_path: Path) -> None:
+    targets = dataset.test[torch.arange(20)]
+    run(replace(dataset, target_inputs=targets), network, tmp_path, 10, 20)
+    for others in (None, targets.flip(0)):
+        with pytest.raises(UserError, match="chosen for other target_inputs"):
+            run(replace(dataset, target_inputs=others), network, tmp_path, 10, 20, 30)
+    assert len(run(replace(dataset, target_inputs=targets), network, tmp_path, 10, 20, 30)) == 3
 
 
 class Blinking:

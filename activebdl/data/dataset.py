@@ -5,7 +5,6 @@ than memory stay where they are, see `activebdl.data.inputs`.
 N: pool items, T: test items, B: items of a chunk, C: classes.
 """
 
-import hashlib
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,11 +108,6 @@ class ActiveDataset:
     def input_shape(self) -> tuple[int, ...]:
         """The shape of one item, without the batch axis."""
         return tuple(self.pool[torch.tensor([0])].shape[1:])
-
-    @property
-    def costs_digest(self) -> str | None:
-        """Tells one list of costs from another."""
-        return None if self.costs is None else hashlib.blake2b(self.costs.numpy().tobytes(), digest_size=8).hexdigest()
 
     @staticmethod
     def from_arrays(
