@@ -33,7 +33,7 @@ def asked_grid(images: Array, captions: Sequence[str], title: str, most: int = 1
     for i, (image, caption) in enumerate(zip(shown, captions, strict=False)):
         top, left = i // columns * (height + gap) + gap, i % columns * (width + 1)
         sheet[top : top + height, left : left + width] = np.moveaxis(_unit(image), 0, -1)  # one channel fills three
-        axes.text(left + width / 2, top - 0.12 * height, caption, ha="center", fontsize=8)
+        axes.text(left + width / 2, top - 0.12 * height, _short(caption), ha="center", fontsize=8)
     axes.imshow(sheet)  # one picture in all: an axes for each would take a second
     axes.set_axis_off()
     figure.suptitle(title, fontsize=9)
@@ -41,24 +41,33 @@ def asked_grid(images: Array, captions: Sequence[str], title: str, most: int = 1
 
 
 def confusion_matrix(counts: Sequence[Sequence[int]], classes: Sequence[str], title: str) -> bytes:
-    """Counts ``[C true][C predicted]``; the colour tells the errors, which the diagonal would outshine."""
-    table = np.array(counts)
+    """Counts ``[C true][C predicted]``; the colour tells the errors, which the diagonal would outshine.
+
+    Of more than 40 classes the colour alone is there: numbers and names could not be read.
+    """
+    table, names = np.array(counts), [_short(name) for name in classes]
+    readable = len(names) <= 40
     errors = table.astype(float)
     np.fill_diagonal(errors, np.nan)
-    side = max(4.0, 0.5 * len(classes) + 1.5)
+    side = max(4.0, 0.5 * len(names) + 1.5) if readable else 9.0
     figure = new_figure(side, side)
     axes = figure.add_subplot()
     axes.imshow(errors, cmap="Oranges", vmin=0)
     highest = max(1.0, float(np.nan_to_num(errors).max()))
-    for (i, j), count in np.ndenumerate(table):
+    for (i, j), count in np.ndenumerate(table) if readable else ():
         dark = i != j and count > 0.6 * highest
         colour = "white" if dark else "black" if count else "#cccccc"
         axes.text(j, i, str(count), ha="center", va="center", fontsize=7, color=colour)
-    axes.set_xticks(range(len(classes)), classes, rotation=90 if max(map(len, classes)) > 3 else 0)
-    axes.set_yticks(range(len(classes)), classes)
+    if readable:
+        axes.set_xticks(range(len(names)), names, rotation=90 if max(map(len, names)) > 3 else 0)
+        axes.set_yticks(range(len(names)), names)
     axes.set(xlabel="predicted", ylabel="true")
     axes.set_title(title, fontsize=10)
     return png(figure)
+
+
+def _short(name: str, most: int = 20) -> str:
+    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def reliability_diagram(bins: dict[str, list[float]], ece: float, title: str) -> bytes:

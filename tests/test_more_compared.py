@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from activebdl import UserError, load
+from activebdl.report import conclude
 from activebdl.report.reading import studies_in
 from activebdl.run_folders import COMMON, SPEC_FILE, list_runs, read_comparison
 from activebdl.spec import Named, RunSpec
@@ -96,6 +97,18 @@ def test_a_comparison_goes_on_with_more_money_at_the_counts_that_all_its_runs_ha
     curves = compare(more, folder, executor=Quiet(dataset))
     assert [curve.counts for curve in curves] == [(20, 25, 30, 40, 50, 60)] * 2
     assert told(compare(there_is(folder), folder)) == told(curves)
+
+
+def test_runs_without_a_count_in_common_are_all_done(tmp_path: Path) -> None:
+    dear = Named.model_validate({"name": "noisy", "rate": 0.0, "cost": 1.0, "abstain": 0.4})
+    spec = tiny(["bald", "random"], seeds=(0, 1)).model_copy(update={"oracle": dear, "max_cost": 18.0})
+    curves = compare(spec, tmp_path / "x")
+    assert len({curve.counts for curve in curves}) > 1 and all(curve.complete for curve in curves)
+    for file in ("curves.csv", "table.txt"):
+        assert (tmp_path / "x" / file).read_text()
+    assert (tmp_path / "x" / "table.txt").read_text().startswith("These curves have no number of labels in common")
+    assert not (tmp_path / "x" / "curves.png").exists()
+    assert conclude(curves, tmp_path / "x").startswith("There is no report: These curves have no number of labels")
 
 
 def test_runs_of_earlier_commands_go_on_too(tmp_path: Path) -> None:

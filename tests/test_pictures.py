@@ -69,3 +69,9 @@ def test_a_reliability_diagram_shows_only_bins_with_items() -> None:
     bins = {"edges": edges, "confidence": confidence, "accuracy": accuracy, "count": count}
     png = reliability_diagram(bins, 0.1, "title")
     assert 0.01 < ink(png) < 0.5
+
+
+def test_a_thousand_classes_and_long_names_make_a_picture_of_ordinary_size() -> None:
+    many = read(confusion_matrix(np.eye(1000, dtype=int).tolist(), [str(c) for c in range(1000)], "many"))
+    long = read(confusion_matrix([[5, 1], [0, 6]], ["a" * 300, "b"], "long"))
+    assert many.shape[:2] == (1080, 1080) and long.shape[:2] == (480, 480)

@@ -46,20 +46,31 @@ class Written:
 
 
 def write_report(curves: Sequence[Curve], folder: Path) -> None:
-    """Writes the plot, the numbers and the table of a comparison: the little that is wanted after every run."""
-    write_safely(folder / "curves.png", plot(curves, folder.name))
+    """Writes the numbers, the plot and the table of a comparison: the little that is wanted after every run.
+
+    Where prices or abstentions have left no number of labels that all have, there is no plot, and the table says so.
+    """
     write_safely(folder / "curves.csv", to_csv(curves))
-    write_safely(folder / "table.txt", table(curves) + "\n")
+    picture = folder / "curves.png"
+    try:
+        text = table(curves)
+        write_safely(picture, plot(curves, folder.name))
+    except UserError as error:
+        text = str(error)
+        picture.unlink(missing_ok=True)
+    write_safely(folder / "table.txt", text + "\n")
 
 
 def conclude(curves: Sequence[Curve], folder: Path) -> str:
     """What is told at the end of a comparison; where there is something to compare, its whole report is written."""
-    if len(by_label(curves)) < 2:
-        return table(curves)
-    try:
+    text = ""
+    try:  # the runs are done whatever can be said of them
+        text = table(curves)
+        if len(by_label(curves)) < 2:
+            return text
         written = write(folder)
-    except UserError as error:  # the runs are done all the same
-        return f"{table(curves)}\n\nThere is no report: {error}"
+    except UserError as error:
+        return f"{text}\n\nThere is no report: {error}".strip()
     return f"{written.text}\n\nreport    {written.document}"
 
 

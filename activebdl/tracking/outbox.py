@@ -63,7 +63,7 @@ class Outbox:
         try:
             self._try()
             if self._failure is not None:
-                say(f"  MLflow misses something ({self._failure}); when it is back, this sends it: {resume}")
+                say(f"  MLflow misses something ({self._failure}); once that is mended, this sends it: {resume}")
         finally:
             self._letters, self._failure, self._pause, self._next_try = [], None, 0.0, -math.inf
 

@@ -1,6 +1,7 @@
 """What MLflow is told of a run: parameters, tags, metrics and pictures."""
 
 import platform
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,10 @@ from activebdl.targets import Classes, Target
 
 EACH_ROUND = "time/round"
 """The metric that tells which rounds a store has: every round has it, it is finite, and the last of its batch."""
+
+
+MOST_CLASSES = 100
+"""Of how many classes at most it is told how often each was asked: a store takes 1,000 numbers of a round."""
 
 
 def flat(spec: RunSpec) -> dict[str, str]:
@@ -57,15 +62,22 @@ def metrics_of(round: Round, target: Target) -> dict[str, float]:
     values |= {f"validation/{key}": value for key, value in round.validation.items() if key != "size"}
     values |= {f"stop/{key}": value for key, value in round.watch.items()}
     if isinstance(target, Classes):
-        for c, name in enumerate(target.names):
-            values[f"asked/class_{name}"] = round.labels.count(c) / len(round.labels)
+        for c, name in enumerate(target.names if len(target.names) <= MOST_CLASSES else ()):
+            key = _key(name)[:100]
+            values[f"asked/class_{key if key == name else f'{key}_{c}'}"] = round.labels.count(c) / len(round.labels)
     else:
         values["asked/mean_label"] = sum(round.labels) / len(round.labels)
     scores = [score for score in round.scores if score is not None]
     if scores:
         values["asked/mean_score"] = sum(scores) / len(scores)
+    values = {"/".join(map(_key, key.split("/"))): value for key, value in values.items()}
     values[EACH_ROUND] = sum(round.seconds.values())  # last: a store that has it has them all
     return values
+
+
+def _key(name: str) -> str:
+    """The name of a metric, or a part of it, of what MLflow allows: it refuses all of a round for one comma."""
+    return re.sub(r"[^\w.\- ]", "_", name)
 
 
 def pictures_of(dataset: ActiveDataset, round: Round, is_last: bool) -> dict[str, Callable[[], bytes]]:

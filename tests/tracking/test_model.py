@@ -120,7 +120,7 @@ def test_an_upload_that_fails_stops_no_run_and_is_tried_again(
         patch.setattr(tracking.client, "log_model_artifacts", fail)
         start(spec, runs / "unlucky", tracking=tracking)
     assert (
-        "MLflow misses something (no place for models); when it is back, this sends it: activebdl resume unlucky"
+        "MLflow misses something (no place for models); once that is mended, this sends it: activebdl resume unlucky"
         in (capsys.readouterr().out)
     )
     run = told(tracking, "unlucky")

@@ -85,6 +85,25 @@ def test_each_round_is_one_point_at_its_number_of_labels(
     assert [int(line.split(",")[2]) for line in selections[1:]] == [id for round in rounds for id in round.ids]
 
 
+def test_classes_of_any_name_reach_the_store(runs: Path, spec: RunSpec, rounds: list[Round], data: Any) -> None:
+    names = ("cat (small)", "dog, big", "C++", "C--", "\N{SNOWMAN}", "a/../b", "zwölf", "x" * 300, "cat [small]", "8")
+    tracking = MlflowTracking.prepare(runs, "digits")
+    with tracking.run(spec, "named", "uid-named") as track:
+        track(replace(data, target=Classes(names)), rounds[0])
+    history = points(tracking, "uid-named")
+    told = {key.removeprefix("asked/class_") for key in history if key.startswith("asked/class_")}
+    assert told == {
+        "cat _small__0", "dog_ big_1", "C___2", "C--", "__4", "a_.._b_5", "zwölf", f"{'x' * 100}_7", "cat _small__8",
+        "8",
+    }  # fmt: skip
+    assert sum(history[f"asked/class_{name}"][0][1] for name in told) == pytest.approx(1)
+
+
+def test_of_a_thousand_classes_the_rest_of_a_round_is_told(rounds: list[Round]) -> None:
+    told = metrics_of(rounds[0], Classes(tuple(map(str, range(1000)))))
+    assert len(told) < 50 and told["accuracy"] == rounds[0].metrics["accuracy"]
+
+
 def test_steps_are_integers_in_the_database(runs: Path, spec: RunSpec, rounds: list[Round], data: Any) -> None:
     import numpy as np
 
