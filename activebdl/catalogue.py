@@ -14,7 +14,7 @@ from pathlib import Path
 from activebdl.files import cache_folder, write_safely
 from activebdl.registry import installed
 from activebdl.run_folders import list_comparisons, list_runs
-from activebdl.spec import about_preset, presets
+from activebdl.settings import about_preset, presets
 
 Rows = list[tuple[str, str]]
 

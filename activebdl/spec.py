@@ -9,10 +9,7 @@ budget: 1000
 """
 
 import math
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from importlib import resources
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Annotated, Any, Self, cast
 
 import yaml
@@ -21,9 +18,7 @@ from pydantic_core import PydanticCustomError
 
 from activebdl.counts import check_counts, label_counts
 from activebdl.errors import UserError
-
-CHANGES_NOTHING = ("device", "chunk", "shards", "time_limit", "keep_model")
-"""Settings of which no selection and no metric depends, but for the last bits of numbers."""
+from activebdl.settings import Lines, change_all, experiment_of, place, read_tree
 
 
 class Named(BaseModel):
@@ -48,7 +43,7 @@ class Named(BaseModel):
 class Comparison(BaseModel):
     """What `activebdl compare` sets side by side: every strategy with every posterior and every seed.
 
-    Without posteriors it is the spec's own.
+    What a spec does not say is its own: its strategy beside random, its posterior, its seed.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="constants")
@@ -165,20 +160,27 @@ class RunSpec(BaseModel):
             and (self.max_cost or math.inf) >= (earlier.max_cost or math.inf)
         )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _compares_its_own(cls, given: object) -> object:
+        if not isinstance(given, Mapping):
+            return given
+        tree = cast(Mapping[str, Any], given)
+        compare: object = tree.get("compare", {})
+        if not isinstance(compare, Mapping):
+            return tree
+        own: dict[str, object] = {}
+        if "strategy" in tree:
+            is_random = tree["strategy"] in ("random", {"name": "random"})
+            own["strategies"] = ["random"] if is_random else [tree["strategy"], "random"]
+        if "seed" in tree:
+            own["seeds"] = [tree["seed"]]
+        return {**tree, "compare": own | cast(dict[str, object], compare)}
+
     @field_validator("stop", mode="before")
     @classmethod
     def _one_is_a_list(cls, given: object) -> object:
         return [] if given is None else given if isinstance(given, list | tuple) else [given]
-
-
-def presets() -> list[str]:
-    """The names of the presets."""
-    return sorted(entry.name.removesuffix(".yaml") for entry in _preset_folder().iterdir() if _is_yaml(entry.name))
-
-
-def about_preset(name: str) -> str:
-    """The first line of a preset's own comment."""
-    return _read(name)[0].partition("\n")[0].removeprefix("# ")
 
 
 def named_strategy(spec: RunSpec, name: str) -> Named:
@@ -200,10 +202,10 @@ def read_spec(source: str, changes: Mapping[str, Any] | None = None) -> RunSpec:
     Raises:
         UserError: No such preset or file, not YAML, or a value that cannot be; with the file's line.
     """
-    tree, lines, name = _read_tree(source)
+    tree, lines, name = read_tree(source)
     changes = changes or {}
-    for key, value in changes.items():
-        _change(tree, key.split("."), value)
+    change_all(tree, changes, name)
+    for key in changes:
         for end in range(len(key.split("."))):  # a mistake in it is not on any of the file's lines
             lines.pop(tuple(key.split(".")[: end + 1]), None)
     for key, field in RunSpec.model_fields.items():
@@ -211,11 +213,11 @@ def read_spec(source: str, changes: Mapping[str, Any] | None = None) -> RunSpec:
         if isinstance(given, dict) and "name" not in given and isinstance(field.default, Named):
             tree[key] = {"name": field.default.name, **cast(dict[str, Any], given)}  # options alone: of the default
     if "experiment" in tree and "experiment" not in changes:
-        tree["experiment"] = _experiment(tree, changes)
+        tree["experiment"] = experiment_of(tree, changes)
     return validate(tree, name, lines)
 
 
-def validate(tree: Mapping[str, Any], name: str, lines: "Lines | None" = None) -> RunSpec:
+def validate(tree: Mapping[str, Any], name: str, lines: Lines | None = None) -> RunSpec:
     """A spec of plain data; mistakes are told by key and, where known, by line.
 
     Raises:
@@ -226,7 +228,7 @@ def validate(tree: Mapping[str, Any], name: str, lines: "Lines | None" = None) -
     except ValidationError as error:
         first = error.errors()[0]
         keys = tuple(str(key) for key in first["loc"])
-        where = _place(lines or {}, keys) or name
+        where = place(lines or {}, keys) or name
         if first["type"] == "extra_forbidden":
             known = ", ".join(Comparison.model_fields if keys[0] == "compare" else RunSpec.model_fields)
             raise UserError(f"{where}: there is no setting '{'.'.join(keys)}'. Known: {known}.") from None
@@ -243,129 +245,3 @@ def validate(tree: Mapping[str, Any], name: str, lines: "Lines | None" = None) -
 def spec_text(spec: RunSpec) -> str:
     """The spec as YAML."""
     return yaml.safe_dump(spec.model_dump(mode="json"), sort_keys=False, default_flow_style=None)
-
-
-def _preset_folder() -> Any:
-    return resources.files("activebdl") / "presets"
-
-
-def _is_yaml(name: str) -> bool:
-    return name.endswith((".yaml", ".yml"))
-
-
-def _experiment(tree: Mapping[str, Any], changes: Mapping[str, Any]) -> str:
-    """The experiment's name, another one when changes make it another data set or protocol."""
-    same = {"strategy", "posterior", "seed", "oracle", "compare", *CHANGES_NOTHING}
-    within = ("strategy.", "compare.", "oracle.")
-    if all(key in same or key.startswith(within) for key in changes):
-        return tree["experiment"]
-    dataset = changes.get("dataset")
-    return f"{tree['experiment']}-{dataset if isinstance(dataset, str) and ':' not in dataset else 'custom'}"
-
-
-def _read(source: str) -> tuple[str, str]:
-    if not _is_yaml(source):
-        if source not in presets():
-            raise UserError(f"Unknown preset '{source}'. Known: {', '.join(presets())}; or name a .yaml file.")
-        return (_preset_folder() / f"{source}.yaml").read_text(encoding="utf-8"), f"preset {source}"
-    try:
-        return Path(source).read_text(encoding="utf-8"), source
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not text"
-        raise UserError(f"'{source}' cannot be read: {reason}.") from error
-
-
-Lines = dict[tuple[str, ...], str]
-"""Where each key stands: the YAML file and the line."""
-
-
-def _read_tree(source: str, extended_by: tuple[str, ...] = ()) -> tuple[dict[str, Any], Lines, str]:
-    """What a source says, with what it extends, and where."""
-    text, name = _read(source)
-    tree, lines = _parse(text, name)
-    if "extends" not in tree:
-        return tree, lines, name
-    base = tree.pop("extends")
-    where = lines.pop(("extends",))
-    if not isinstance(base, str):
-        raise UserError(f"{where}: extends is the name of a preset or of a .yaml file, not {base!r}.")
-    if _is_yaml(base):
-        base = os.path.normpath(Path(source).parent / base)
-    if base in (source, *extended_by):
-        raise UserError(f"{where}: {base} extends itself.")
-    below, lines_below, _ = _read_tree(base, (source, *extended_by))
-    changes = _changes(below, tree)
-    if "experiment" in below and "experiment" not in tree:
-        below["experiment"] = _experiment(below, changes)
-    for key, value in changes.items():
-        _change(below, key.split("."), value)
-    return below, lines_below | lines, name
-
-
-def _changes(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """What is above, by the dotted keys that would change what is below on the command line."""
-    found: dict[str, Any] = {}
-    for key, value in above.items():
-        old = {"name": below[key]} if isinstance(below.get(key), str) else below.get(key)
-        if (
-            isinstance(old, Mapping)
-            and isinstance(value, Mapping)
-            and value.get("name", old.get("name")) == old.get("name")
-        ):
-            inner = _changes(cast(Mapping[str, Any], old), cast(Mapping[str, Any], value))
-            found |= {f"{key}.{option}": change for option, change in inner.items() if option != "name"}
-        else:
-            found[key] = value
-    return found
-
-
-def _parse(text: str, name: str) -> tuple[dict[str, Any], Lines]:
-    try:
-        tree: object = yaml.safe_load(text)
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        line = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{name}{line}: this is not YAML: {error.problem or error}.") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{name}: this is not YAML: {error}.") from None
-    if tree is None:
-        return {}, {}
-    if not isinstance(tree, dict):
-        raise UserError(f"{name}, line 1: a run is told by 'key: value' lines, not by a {type(tree).__name__}.")
-    return cast(dict[str, Any], tree), {keys: f"{name}, line {line}" for keys, line in _lines(root, ())}
-
-
-def _lines(node: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], int]]:
-    if isinstance(node, yaml.MappingNode):
-        for key, value in cast(Sequence[tuple[Any, Any]], node.value):
-            yield (*path, str(key.value)), key.start_mark.line + 1
-            yield from _lines(value, (*path, str(key.value)))
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(cast(Sequence[Any], node.value)):
-            yield (*path, str(index)), value.start_mark.line + 1
-            yield from _lines(value, (*path, str(index)))
-
-
-def _place(lines: Lines, keys: tuple[str, ...]) -> str | None:
-    """Of the key, or of the nearest thing around it that a file has."""
-    while keys and keys not in lines:
-        keys = keys[:-1]
-    return lines.get(keys)
-
-
-def _change(tree: dict[str, Any], keys: Sequence[str], value: Any) -> None:
-    *outer, last = keys
-    at = tree
-    for key in outer:
-        inner = at.get(key)
-        if isinstance(inner, str):  # a bare name that is given options now
-            inner = {"name": inner}
-        if isinstance(inner, int | float | list) and not isinstance(inner, bool):
-            raise UserError(
-                f"'{'.'.join(keys)}' cannot be set: '{key}' is {inner}, and no settings by name. Where it may be some, "
-                f"give them all at once, as in {key}={{{last}: {value}}}."
-            )
-        at[key] = inner = cast(dict[str, Any], inner) if isinstance(inner, dict) else {}
-        at = inner
-    at[last] = value

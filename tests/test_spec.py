@@ -29,7 +29,8 @@ from activebdl.build import (
     resolved,
 )
 from activebdl.data.augment import strong
-from activebdl.spec import Named, named_strategy, presets, read_spec, spec_text, validate
+from activebdl.settings import presets
+from activebdl.spec import Comparison, Named, named_strategy, read_spec, spec_text, validate
 from activebdl.views import gentle
 
 
@@ -80,7 +81,7 @@ def test_a_file_extends_a_preset_by_what_it_says(tmp_path: Path) -> None:
     assert spec.posterior.options["training"] == {**base.posterior.options["training"], "steps": 7}
     assert spec.strategy == Named.model_validate({"name": "power_bald", "beta": 2})
     assert spec.start == Named(name="random")
-    assert spec.compare == base.compare.model_copy(update={"seeds": (1, 2)})
+    assert spec.compare == Comparison(strategies=(spec.strategy, Named(name="random")), seeds=(1, 2))
     assert (spec.network, spec.growth, spec.views) == (base.network, base.growth, base.views)
     assert spec.experiment == "mnist-1000-custom"  # not among the preset's own curves
 

@@ -15,7 +15,8 @@ from activebdl.journal_reading import read_about, read_history
 from activebdl.report.curves import Curve, by_label
 from activebdl.rounds import Round
 from activebdl.run_folders import COMMON, JOURNAL, RunInfo, list_comparisons, list_runs, read_comparison, short
-from activebdl.spec import CHANGES_NOTHING, Named, RunSpec
+from activebdl.settings import CHANGES_NOTHING
+from activebdl.spec import Named, RunSpec
 
 Array = np.ndarray[Any, Any]
 
