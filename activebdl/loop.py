@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from activebdl.arguments import check_kinds, whole
 from activebdl.asking import VALIDATION, Asking
 from activebdl.belief import Belief, Learner
 from activebdl.candidates import Candidates
@@ -96,7 +97,8 @@ class ActiveLearning:
         progress: Shows progress bars; see `activebdl.progress`.
 
     Raises:
-        UserError: Anything above that cannot work, before any work is done.
+        UserError: Anything above that cannot work, before any work is done. What a joint strategy of one's own returns
+            is seen when it first chooses.
     """
 
     def __init__(
@@ -127,6 +129,9 @@ class ActiveLearning:
         journal: str | Path | None = None,
         progress: Progress = silent,
     ) -> None:
+        method: InferenceMethod = MCDropout() if posterior is None else posterior
+        check_kinds(dataset, network, method, start)
+        seed, chunk = whole("seed", seed, 0), None if chunk is None else whole("chunk", chunk)
         self.dataset = dataset
         self.counts = tuple(int(count) for count in counts)
         self.device = choose_device(str(device))
@@ -135,7 +140,6 @@ class ActiveLearning:
         self.oracle = make_oracle(oracle, dataset, seed=seed, folder=folder)
         watches = getattr(self.oracle, "progress", None)
         self.progress = progress if watches is None else together(progress, watches)
-        method: InferenceMethod = MCDropout() if posterior is None else posterior
         self.shards = Shards(shards) if isinstance(shards, int) else shards
         self.views = Views.of(views)
         self.learner = Learner(
@@ -144,11 +148,11 @@ class ActiveLearning:
         )  # fmt: skip
         self.strategy = resolve(strategy)
         self.starter = make_start(start, dataset)
-        self.draws, self.test_draws, self.seed = draws, test_draws, seed
+        self.draws, self.test_draws, self.seed = whole("draws", draws), whole("test_draws", test_draws), seed
         self.race = make_race(scoring)
         self.candidates = candidates if isinstance(candidates, Candidates) else Candidates(random=candidates)
         self.stop = make_stop(stop)
-        self.validation, self.stop_set = validation, stop_set
+        self.validation, self.stop_set = whole("validation", validation, 0), whole("stop_set", stop_set)
         self._check()
         self.asking = Asking(dataset, self.oracle, self.counts[-1], time_limit, max_cost)
         self.belief: Belief | None = None  # after the last round that was run
@@ -308,10 +312,6 @@ class ActiveLearning:
 
     def _check(self) -> None:
         check_counts(self.counts, len(self.dataset.pool), self.validation)
-        if self.draws < 1 or self.test_draws < 1:
-            raise UserError("The posterior must be drawn from at least once: draws and test_draws are 1 or more.")
-        if self.learner.chunk is not None and self.learner.chunk < 1:
-            raise UserError(f"chunk is how many items are looked at at a time, 1 or more, not {self.learner.chunk}.")
         choosing = [(self.strategy, self.draws)]
         if self.candidates.score is not None:
             choosing.append((self.candidates.score, self.candidates.draws))
@@ -320,8 +320,6 @@ class ActiveLearning:
         views = self.views.count if self.views is not None and self.views.scoring else 1
         for strategy, draws in choosing:
             check_strategy(strategy, self.dataset, self.learner.method, draws, views=views)
-        if self.stop_set < 1:
-            raise UserError(f"The stop set has 1 item or more, not {self.stop_set}.")
         if self.stop is not None:
             costless = isinstance(self.oracle, FunctionOracle) and self.oracle.costs is None
             check_stop(self.stop, kind=self.dataset.target.kind, validation=self.validation, costless=costless)

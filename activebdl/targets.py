@@ -8,6 +8,7 @@ n: labels, B: items of a batch, K: draws, C: classes.
 
 import math
 import operator
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -105,6 +106,9 @@ class Classes:
     def __post_init__(self) -> None:
         if len(self.names) < 2:
             raise UserError(f"A data set needs at least two classes to tell apart, and has {len(self.names)}.")
+        again = [name for name, times in Counter(self.names).items() if times > 1]
+        if again:
+            raise UserError(f"Each class has a name of its own, and '{again[0]}' is the name of two.")
 
     @property
     def width(self) -> int:

@@ -291,7 +291,7 @@ def test_features_that_there_will_not_be_cost_no_label(
         ({"counts": (0, 5)}, "must rise from at least 1"),
         ({"draws": 1}, "'bald' measures how much draws of the posterior disagree"),
         ({"draws": 1, "strategy": "batchbald"}, "'batchbald' measures how much draws of the posterior disagree"),
-        ({"draws": 0}, "at least once"),
+        ({"draws": 0}, "draws is a whole number, 1 or more, not 0"),
         ({"candidates": 0}, "at least 1 of the candidates, not 0"),
         ({"posterior": MAP()}, "those of MAP never do"),
         ({"strategy": "balt"}, "Unknown strategy 'balt'"),

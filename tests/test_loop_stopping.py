@@ -214,8 +214,8 @@ def test_a_journal_of_another_rule_is_refused(
     ("options", "message"),
     [
         ({"validation": 15}, "The 15 validation labels count among the 15 of the first round.*more than 15 labels"),
-        ({"validation": -1}, "validation items are 0 or more, not -1"),
-        ({"stop_set": 0}, "stop set has 1 item or more, not 0"),
+        ({"validation": -1}, "validation is a whole number, 0 or more, not -1"),
+        ({"stop_set": 0}, "stop_set is a whole number, 1 or more, not 0"),
         ({"stop": "cost"}, "stop takes a stopping rule, such as CostLimit"),
         ({"stop": ValidationAccuracy(0.9)}, "looks at validation items, and there are none"),
         ({"stop": CostLimit(9)}, "counts what annotations cost, and these cost nothing"),

@@ -275,7 +275,7 @@ def _target(classes: Sequence[str] | None, numbers: Numbers | None) -> Target:
     if (classes is None) == (numbers is None):
         raise UserError("Say what a label is: either classes=[...], their names, or numbers=Numbers().")
     if classes is not None:
-        return Classes(tuple(classes))
+        return Classes(tuple(str(name) for name in classes))
     if not isinstance(numbers, Numbers):
         raise UserError(f"numbers= takes Numbers(), and not {numbers!r}.")
     return numbers
