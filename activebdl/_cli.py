@@ -85,9 +85,17 @@ def _resume(folder: Path, runs: Path, how: str) -> str:
 
 
 def side_by_side(
-    spec: Any, folder: Path, runs: Path, *, jobs: int | None, mlflow: bool, cluster: Any = None, more: str = ""
+    spec: Any,
+    folder: Path,
+    runs: Path,
+    *,
+    jobs: int | None,
+    mlflow: bool,
+    cluster: Any = None,
+    more: str = "",
+    earlier: Any = (),
 ) -> None:
-    """Runs a comparison, or goes on with it, and tells how it ended."""
+    """Runs a comparison, or goes on with it and with what earlier commands compared, and tells how it ended."""
     from activebdl import sweep
     from activebdl.report import conclude
 
@@ -98,7 +106,7 @@ def side_by_side(
     plot = folder / "curves.png"
     with resumable(folder, runs, how):
         try:
-            curves = sweep.compare(spec, folder, tracking=tracking, executor=executor)
+            curves = sweep.compare(spec, folder, tracking=tracking, executor=executor, earlier=earlier)
         except sweep.Unfinished as unfinished:
             if unfinished.curves:
                 close(conclude(unfinished.curves, folder), folder, runs, mlflow, plot=plot)

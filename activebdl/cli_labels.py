@@ -41,7 +41,7 @@ def resume(
     mlflow: Mlflow = True,
 ) -> None:
     """Goes on with a run or a comparison, after any stop or to more labels; the result is that of one without stops."""
-    from activebdl.run_folders import is_compared, read_comparison, spec_of
+    from activebdl.run_folders import asked_earlier, is_compared, read_comparison, spec_of
 
     folder, cluster = folder_of(run, runs), cluster_for(ray, cpus, gpus)
     comparison = read_comparison(folder)
@@ -49,7 +49,8 @@ def resume(
     how = "".join(f" {option} {value}" for option, value in larger.items() if value is not None)
     if comparison is not None:
         spec, runs = _with_more(comparison, budget, max_cost), runs_of(folder, runs)
-        side_by_side(spec, folder, runs, jobs=jobs, mlflow=mlflow, cluster=cluster, more=how)
+        earlier = asked_earlier(folder)
+        side_by_side(spec, folder, runs, jobs=jobs, mlflow=mlflow, cluster=cluster, more=how, earlier=earlier)
     elif how and is_compared(folder):
         raise UserError(
             f"Runs that are compared have their budgets in common; give '{folder.parent.name}' the larger one."

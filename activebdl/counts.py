@@ -49,8 +49,6 @@ def check_counts(counts: Sequence[int], pool_size: int, validation: int = 0) -> 
         raise UserError(f"The label counts must rise from at least 1, and are {list(counts)}.")
     if counts[-1] > pool_size:
         raise UserError(f"The budget of {counts[-1]} labels is above the pool, which has {pool_size} items.")
-    if validation < 0:
-        raise UserError(f"The validation items are 0 or more, not {validation}.")
     if counts[0] <= validation:
         raise UserError(
             f"The {validation} validation labels count among the {counts[0]} of the first round, so that none is left "

@@ -16,7 +16,7 @@ import yaml
 
 from activebdl.errors import UserError
 from activebdl.journal_reading import RoundRecord, read_about, read_rounds
-from activebdl.spec import RunSpec, validate
+from activebdl.spec import Comparison, RunSpec, validate
 
 JOURNAL = "journal.sqlite"
 SPEC_FILE = "spec.yaml"
@@ -120,6 +120,15 @@ def read_comparison(folder: Path) -> RunSpec | None:
     """
     known = comparison_file(folder)
     return validate({**known["spec"], "compare": known["compare"]}, f"'{folder / COMMON}'") if known else None
+
+
+def asked_earlier(folder: Path) -> list[Comparison]:
+    """What else earlier commands compared in a folder, beside what `read_comparison` has of the latest.
+
+    Raises:
+        UserError: Its file is damaged.
+    """
+    return [Comparison.model_validate(each) for each in comparison_file(folder).get("earlier", [])]
 
 
 def comparison_file(folder: Path) -> dict[str, Any]:

@@ -51,6 +51,14 @@ class Comparison(BaseModel):
     posteriors: tuple[Named, ...] = ()
     seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(0,), min_length=1)
 
+    def covers(self, other: "Comparison") -> bool:
+        """Whether all that the other sets side by side is among what this one does."""
+        return (
+            set(map(repr, other.strategies)) <= set(map(repr, self.strategies))
+            and set(map(repr, other.posteriors or [None])) <= set(map(repr, self.posteriors or [None]))
+            and set(other.seeds) <= set(self.seeds)
+        )
+
     @model_validator(mode="after")
     def _none_twice(self) -> Self:
         axes = {"strategies": self.strategies, "posteriors": self.posteriors, "seeds": self.seeds}

@@ -9,7 +9,7 @@ import yaml
 from activebdl import UserError, load
 from activebdl.report import conclude
 from activebdl.report.reading import studies_in
-from activebdl.run_folders import COMMON, SPEC_FILE, list_runs, read_comparison
+from activebdl.run_folders import COMMON, SPEC_FILE, asked_earlier, list_runs, read_comparison
 from activebdl.spec import Named, RunSpec
 from activebdl.sweep import compare, comparison_folder
 from activebdl.sweep._child import InThisProcess
@@ -117,6 +117,23 @@ def test_runs_of_earlier_commands_go_on_too(tmp_path: Path) -> None:
     compare(tiny(["margin"], seeds=(0,)), folder)
     compare(there_is(folder).more(50, None), folder)
     assert [info.rounds[-1].n_labels for info in list_runs(folder)] == [50] * 5
+
+
+def test_what_earlier_commands_began_is_resumed_and_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "runs" / "x"
+    with pytest.raises(KeyboardInterrupt):
+        compare(tiny(["bald", "random"], seeds=(0, 1)), folder, executor=Killed(load("digits")))
+    compare(tiny(["margin"]), folder)
+    assert main("report", "x") == 0
+    assert "nothing yet of bald with seed 1, random with seed 0, random with seed 1." in capsys.readouterr().out
+    assert main("resume", "x", "--no-mlflow") == 0
+    assert [info.rounds[-1].n_labels for info in list_runs(folder)] == [40] * 5
+    assert "not at its end" not in capsys.readouterr().out
+    compare(tiny(["bald", "random", "margin"], seeds=(0, 1)), folder)
+    assert asked_earlier(folder) == []  # it is all in what was asked for now
 
 
 def test_a_folder_with_another_comparison_is_left_as_it_is(tmp_path: Path) -> None:

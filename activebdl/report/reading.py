@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,16 @@ from activebdl.errors import UserError
 from activebdl.journal_reading import read_about, read_history
 from activebdl.report.curves import Curve, by_label
 from activebdl.rounds import Round
-from activebdl.run_folders import COMMON, JOURNAL, RunInfo, list_comparisons, list_runs, read_comparison, short
+from activebdl.run_folders import (
+    COMMON,
+    JOURNAL,
+    RunInfo,
+    asked_earlier,
+    list_comparisons,
+    list_runs,
+    read_comparison,
+    short,
+)
 from activebdl.settings import CHANGES_NOTHING
 from activebdl.spec import Named, RunSpec
 
@@ -200,23 +210,23 @@ def _not_begun(folder: Path, studies: Sequence[Study]) -> list[str]:
     comparison = read_comparison(folder) if (folder / COMMON).is_file() else None
     if comparison is None:
         return []
-    posteriors = [short(named.name) for named in comparison.compare.posteriors]
     there = {
-        (run.curve.strategy, short(run.info.spec.posterior.name) if posteriors else "", run.curve.seed)
+        (run.curve.strategy, short(run.info.spec.posterior.name), run.curve.seed)
         for study in studies
         for run in study.runs
     }
-    missing = [
-        f"{label}{f', {posterior}' if posterior else ''} with seed {seed}"
-        for label in map(_strategy_label, comparison.compare.strategies)
-        for posterior in posteriors or [""]
-        for seed in comparison.compare.seeds
-        if (label, posterior, seed) not in there
-    ]
+    missing: dict[str, None] = {}
+    for wanted in (comparison.compare, *asked_earlier(folder)):
+        for strategy, posterior, seed in product(
+            map(_strategy_label, wanted.strategies), wanted.posteriors or (comparison.posterior,), wanted.seeds
+        ):
+            if (strategy, short(posterior.name), seed) not in there:
+                called = f", {short(posterior.name)}" if wanted.posteriors else ""
+                missing[f"{strategy}{called} with seed {seed}"] = None
     if not missing:
         return []
     more = f" and {len(missing) - 6} more" if len(missing) > 6 else ""
-    return [f"The comparison is not at its end: nothing yet of {', '.join(missing[:6])}{more}."]
+    return [f"The comparison is not at its end: nothing yet of {', '.join(list(missing)[:6])}{more}."]
 
 
 def _strategy_label(named: Named) -> str:

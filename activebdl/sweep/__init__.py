@@ -61,7 +61,12 @@ def executor_for(jobs: int | None, cluster: Cluster | None = None) -> Executor |
 
 
 def compare(
-    spec: RunSpec, folder: Path, *, tracking: Tracking = NO_TRACKING, executor: Executor | None = None
+    spec: RunSpec,
+    folder: Path,
+    *,
+    tracking: Tracking = NO_TRACKING,
+    executor: Executor | None = None,
+    earlier: Sequence[Comparison] = (),
 ) -> list[Curve]:
     """Runs, or goes on with, every strategy with every posterior and seed of ``spec.compare``.
 
@@ -70,6 +75,7 @@ def compare(
         folder: From `comparison_folder`.
         tracking: Sends the rounds to MLflow, all runs under one parent.
         executor: Runs them; one after the other in this process when not given.
+        earlier: What else is gone on with; of earlier commands in the folder, from `asked_earlier`.
 
     Raises:
         UserError: A run that cannot work, before any of them begins, or another process compares in that folder.
@@ -82,7 +88,9 @@ def compare(
         executor.check(spec)
     spec = with_budget_given(spec, folder)
     dataset = make_dataset(spec.dataset)
-    children = _children(spec)
+    children: list[RunSpec] = []
+    for wanted in (spec.compare, *earlier):
+        children += [child for child in _children(spec, wanted) if child not in children]
     for child in children:
         build(child, dataset=dataset, folder=folder)
     executor = executor or InThisProcess(dataset)
@@ -113,7 +121,7 @@ def _hear(tasks: list[Task], driver: Driver, executor: Executor) -> list[Curve]:
     return driver.curves
 
 
-def _children(spec: RunSpec) -> list[RunSpec]:
+def _children(spec: RunSpec, wanted: Comparison) -> list[RunSpec]:
     """All of them, every default written out; those of a seed side by side."""
     return [
         resolved(
@@ -121,7 +129,7 @@ def _children(spec: RunSpec) -> list[RunSpec]:
                 update={"strategy": strategy, "posterior": posterior, "seed": seed, "compare": Comparison()}
             )
         )
-        for seed in spec.compare.seeds
-        for posterior in spec.compare.posteriors or (spec.posterior,)
-        for strategy in spec.compare.strategies
+        for seed in wanted.seeds
+        for posterior in wanted.posteriors or (spec.posterior,)
+        for strategy in wanted.strategies
     ]

@@ -12,7 +12,15 @@ from activebdl.build import resolved
 from activebdl.errors import UserError
 from activebdl.files import write_safely
 from activebdl.progress import say
-from activebdl.run_folders import COMMON, begun, comparison_file, folder_for, read_comparison, run_name
+from activebdl.run_folders import (
+    COMMON,
+    asked_earlier,
+    begun,
+    comparison_file,
+    folder_for,
+    read_comparison,
+    run_name,
+)
 from activebdl.spec import BUDGETS, RunSpec
 from activebdl.sweep._children import Task
 
@@ -63,11 +71,14 @@ def claim(folder: Path, spec: RunSpec) -> str:
     shared, there = _common(spec), _there(folder)
     if there and not shared.continues(there[0]):
         raise UserError(f"The folder '{folder}' holds another comparison, or this one with a larger budget.")
+    known = read_comparison(folder)
+    before = [] if known is None else [known.compare, *asked_earlier(folder)]
     uid: str = comparison_file(folder).get("uid") or uuid.uuid4().hex
     content = {
         "uid": uid,
         "spec": shared.model_dump(mode="json", exclude=set(_OWN)),
         "compare": spec.compare.model_dump(mode="json"),
+        "earlier": [other.model_dump(mode="json") for other in before if not spec.compare.covers(other)],
         "begun": (there or (shared,))[-1].model_dump(mode="json", include=set(BUDGETS)),
     }
     write_safely(folder / COMMON, yaml.safe_dump(content, sort_keys=False, default_flow_style=None))
