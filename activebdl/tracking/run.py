@@ -20,8 +20,8 @@ from activebdl.tracking.ui import NUMBERS, share_view
 
 UID = "activebdl.uid"
 STOPPED = "stopped"
-BUDGETS = ("budget", "max_cost")
-"""Of the parameters, those that may become more when a run goes on."""
+GROWING = ("budget", "max_cost")
+"""Of the parameters, those that may become more when a run goes on and are told anew."""
 
 
 class TrackedRun:
@@ -89,7 +89,7 @@ class TrackedRun:
             self.client.log_batch(self.run_id, params=[Param(key, value) for key, value in self._params.items()])
             self._params = {}
         if self.spec is not None and self._tell_budgets:
-            for key in BUDGETS:  # a parameter stays as it was told
+            for key in GROWING:  # a parameter stays as it was told
                 self.client.set_tag(self.run_id, f"{key} now", flat(self.spec)[key])
         if self.spec is not None and self._last is not None and not self._has_inputs:
             self._send_inputs(self.spec, self._last[0])
@@ -112,7 +112,7 @@ class TrackedRun:
         if found is not None:
             self.run_id, self._status_told = found.info.run_id, found.info.status
             known = found.data.params
-            budgets = {key: self._params[key] for key in BUDGETS if key in self._params}
+            budgets = {key: self._params[key] for key in GROWING if key in self._params}
             self._has_grown = self._tell_budgets = any(known.get(key, now) != now for key, now in budgets.items())
             self._params = {key: value for key, value in self._params.items() if key not in known}
             self._was_stopped = STOPPED in found.data.tags

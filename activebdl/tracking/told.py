@@ -1,5 +1,7 @@
 """What MLflow is told of a run: parameters, tags, metrics and pictures."""
 
+import hashlib
+import json
 import platform
 import re
 from collections.abc import Callable
@@ -13,7 +15,8 @@ from activebdl.data import ActiveDataset
 from activebdl.devices import choose_device, describe
 from activebdl.pictures import asked_grid, confusion_matrix, reliability_diagram
 from activebdl.rounds import Round
-from activebdl.spec import RunSpec
+from activebdl.settings import CHANGES_NOTHING, presets
+from activebdl.spec import BUDGETS, RunSpec
 from activebdl.targets import Classes, Target
 
 EACH_ROUND = "time/round"
@@ -26,7 +29,7 @@ MOST_CLASSES = 100
 
 def flat(spec: RunSpec) -> dict[str, str]:
     """The spec as MLflow's parameters: ``strategy`` is a name, ``strategy.beta`` an option of it."""
-    params = {"label": f"{make_strategy(spec.strategy).label}, {spec.posterior.name}"}
+    params = {"label": f"{make_strategy(spec.strategy).label}, {spec.posterior.name}{_protocol(spec)}"}
 
     def walk(key: str, value: Any) -> None:
         if isinstance(value, dict):
@@ -38,6 +41,18 @@ def flat(spec: RunSpec) -> dict[str, str]:
     for key, value in spec.model_dump(mode="json", exclude={"compare", "experiment"}).items():
         walk(key, value)
     return params
+
+
+def _protocol(spec: RunSpec) -> str:
+    """Tells apart what is of one experiment and of several protocols, since charts average all runs of one label.
+
+    There is none where the experiment is a preset's own.
+    """
+    if spec.experiment in presets() and spec.oracle.name == "dataset":
+        return ""
+    arms = {"experiment", "strategy", "seed", "compare", *CHANGES_NOTHING, *BUDGETS}
+    settings = json.dumps(spec.model_dump(mode="json", exclude=arms), sort_keys=True)
+    return f", {hashlib.blake2b(settings.encode(), digest_size=2).hexdigest()}"
 
 
 def machine(spec: RunSpec) -> dict[str, str]:

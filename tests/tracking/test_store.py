@@ -16,10 +16,7 @@ from activebdl.rounds import Round
 from activebdl.spec import RunSpec, read_spec
 from activebdl.targets import Classes
 from activebdl.tracking.store import UID, MlflowTracking, store_uri
-from activebdl.tracking.told import flat, metrics_of
 from activebdl.tracking.ui import VIEW, VIEW_TAG, charts_url
-
-CLASSES = Classes(("a", "b", "c"))
 
 
 @pytest.fixture(scope="module")
@@ -97,11 +94,6 @@ def test_classes_of_any_name_reach_the_store(runs: Path, spec: RunSpec, rounds: 
         "8",
     }  # fmt: skip
     assert sum(history[f"asked/class_{name}"][0][1] for name in told) == pytest.approx(1)
-
-
-def test_of_a_thousand_classes_the_rest_of_a_round_is_told(rounds: list[Round]) -> None:
-    told = metrics_of(rounds[0], Classes(tuple(map(str, range(1000)))))
-    assert len(told) < 50 and told["accuracy"] == rounds[0].metrics["accuracy"]
 
 
 def test_steps_are_integers_in_the_database(runs: Path, spec: RunSpec, rounds: list[Round], data: Any) -> None:
@@ -390,21 +382,3 @@ def test_a_run_that_is_not_at_its_end_has_no_last_pictures(
     assert "stopped" not in run.data.tags
     files = {entry.path for entry in tracking.client.list_artifacts(run.info.run_id)}
     assert not {"confusion_matrix.png", "reliability.png"} & files
-
-
-def test_what_was_asked_is_told_as_shares(rounds: list[Round]) -> None:
-    round = replace(rounds[0], labels=(0, 0, 2, 0), scores=(None, 0.5, 1.5, None))
-    told = metrics_of(round, CLASSES)
-    assert [told[f"asked/class_{name}"] for name in CLASSES.names] == [0.75, 0.0, 0.25]
-    assert told["asked/mean_score"] == 1.0
-    assert told["time/round"] == pytest.approx(sum(round.seconds.values()))
-
-
-def test_parameters_are_names_and_options(spec: RunSpec) -> None:
-    params = flat(spec)
-    assert params["dataset"] == "digits"
-    assert params["network"] == "mlp"
-    assert params["network.hidden"] == "[128]"
-    assert params["posterior.training.learning_rate"] == "0.003"
-    assert "compare" not in params
-    assert all(len(value) <= 500 for value in params.values())
