@@ -1,6 +1,7 @@
 """What several commands share: options, folders, MLflow, and how a command ends."""
 
 import contextlib
+import shlex
 from collections.abc import Generator
 from pathlib import Path
 from typing import Annotated, Any
@@ -78,10 +79,9 @@ def resumable(folder: Path, runs: Path, how: str = "") -> Generator[None]:
 
 def _resume(folder: Path, runs: Path, how: str) -> str:
     """The command that goes on."""
-    from activebdl.run_folders import runs_option
+    from activebdl.run_folders import named_in, runs_option
 
-    name = folder.relative_to(runs) if folder.is_relative_to(runs) else folder
-    return f"activebdl resume {name}{runs_option(runs)}{how}"
+    return f"activebdl resume {shlex.quote(named_in(folder, runs))}{runs_option(runs)}{how}"
 
 
 def side_by_side(

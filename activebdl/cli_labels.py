@@ -1,5 +1,6 @@
 """The commands that deal with labels and runs that wait for them: ``resume``, ``label``, ``ingest``, ``labels``."""
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -74,10 +75,11 @@ def _with_more(spec: Any, budget: int | None, max_cost: float | None) -> Any:
 def label(
     run: Run,
     port: Annotated[int | None, typer.Option(help="The page's port on this machine.")] = None,
-    open: Annotated[bool, typer.Option("--open/--no-open", help="Whether a browser is opened.")] = False,
+    open: Annotated[bool | None, typer.Option("--open/--no-open", help="Whether a browser is opened.")] = None,
     predictions: Annotated[
-        bool, typer.Option("--predictions/--no-predictions", help="Whether the page shows what the model thinks.")
-    ] = True,
+        bool | None,
+        typer.Option("--predictions/--no-predictions", help="Whether the page shows what the model thinks."),
+    ] = None,
     runs: Runs = Path("runs"),
     mlflow: Mlflow = True,
 ) -> None:
@@ -97,10 +99,10 @@ def label(
         options["cost"] = oracle.options["cost"]
     if port is not None:
         options["port"] = port
-    if not predictions:
-        options["predictions"] = "hidden"
-    if open:
-        options["open_browser"] = True
+    if predictions is not None:
+        options["predictions"] = "shown" if predictions else "hidden"
+    if open is not None:
+        options["open_browser"] = open
     page = Named.model_validate({**options, "name": "web"})
     _go_on(folder, runs, mlflow, page)
 
@@ -119,11 +121,12 @@ def ingest(
     folder = folder_of(run, runs)
     path, spec = folder / JOURNAL, begun(folder)
     target = target_of(path)
-    cost = spec.oracle.options.get("cost", 0.0) if spec is not None and spec.oracle.name == "files" else 0.0
+    cost = spec.oracle.options.get("cost", 0.0) if spec is not None and spec.oracle.name in PEOPLE else 0.0
+    most = math.inf if spec is None or spec.max_cost is None else cost
     with Journal(path) as journal:
         asked = journal.asked()
         paid = [id for id, cost in journal.paid_for(list(asked)).items() if cost > 0]
-        found = read_answers(file, target, asked, cost, paid)
+        found = read_answers(file, target, asked, cost, paid, most)
         before = journal.lines()
         journal.write_annotations(found.annotations)
         new, missing = journal.lines() - before, journal.waits_for()

@@ -1,6 +1,7 @@
 """Files that are whole or not there at all, and where those lie that can be had again."""
 
 import contextlib
+import errno
 import os
 from collections.abc import Generator
 from pathlib import Path
@@ -19,6 +20,8 @@ def write_safely(path: Path, content: str | bytes) -> None:
 @contextlib.contextmanager
 def writing_safely(path: Path) -> Generator[BinaryIO]:
     """A file beside the target, put in its place when it is on the disk; left out when writing it fails."""
+    if not path.name:  # "." or "/"
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     beside = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         with beside.open("wb") as file:

@@ -357,6 +357,8 @@ def _release(lock: FileLock) -> None:
 
 
 def _lock(path: Path) -> FileLock:
+    if not path.name or path.is_dir():
+        raise UserError(f"A journal is a file, such as run.sqlite, and '{path}' is a folder.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = FileLock(path.with_name(path.name + ".lock"), thread_local=False)

@@ -7,6 +7,7 @@ import contextlib
 import csv
 import io
 import json
+import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -114,7 +115,12 @@ class Answers:
 
 
 def read_answers(
-    file: Path, target: Target, asked: frozenset[int], cost: float = 0.0, paid: Collection[int] = ()
+    file: Path,
+    target: Target,
+    asked: frozenset[int],
+    cost: float = 0.0,
+    paid: Collection[int] = (),
+    most: float = math.inf,
 ) -> Answers:
     """Reads answers: lines of JSON, or CSV with a header, with an id and a label, in any order.
 
@@ -126,11 +132,12 @@ def read_answers(
         asked: Ids that the run has asked for.
         cost: Of the first answer to an item, where the file does not say.
         paid: Ids whose first answer was paid for before.
+        most: What the answers to an item may cost together, where a budget in cost counts on that.
 
     Raises:
         UserError: The file cannot be read, or is neither.
     """
-    answers, free = Answers(), set(paid)
+    answers, free, spent = Answers(), set(paid), dict[int, float]()
     for number, row in _rows(file):
         try:
             if isinstance(row, UserError):
@@ -138,6 +145,12 @@ def read_answers(
             if row.get("label") in (None, ""):
                 continue
             said = _annotation(row, target, asked, cost, free)
+            together = spent[said.id] = spent.get(said.id, 0.0) + said.cost
+            if together > most * (1 + 1e-9):
+                raise UserError(
+                    f"the answers to item {said.id} cost {together:g}, where the budget in cost counts on {most:g}; "
+                    "leave the cost out, or begin a run with another oracle.cost."
+                )
             answers.annotations.append(said)
             free |= {said.id} if said.cost > 0 else set()
         except UserError as error:

@@ -7,6 +7,7 @@ No torch is needed to read them.
 """
 
 import re
+import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,9 +163,14 @@ def list_comparisons(runs: Path) -> list[str]:
     return sorted(str(common.parent.relative_to(runs)) for common in runs.rglob(COMMON))
 
 
+def named_in(folder: Path, runs: Path) -> str:
+    """What a command calls a run or a comparison: its place in the folder of all runs, or else its path."""
+    return str(folder.relative_to(runs) if folder.is_relative_to(runs) else folder)
+
+
 def runs_option(runs: Path) -> str:
     """What a command needs beside a run's name to find it in that folder of all runs."""
-    return "" if runs == Path("runs") else f" --runs {runs}"
+    return "" if runs == Path("runs") else f" --runs {shlex.quote(str(runs))}"
 
 
 def short(name: str) -> str:

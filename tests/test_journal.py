@@ -337,3 +337,12 @@ def test_nothing_is_added_to_a_copy_that_the_next_copy_replaces(tmp_path: Path) 
     path.with_name("journal.sqlite.elsewhere").touch()  # left by one that was killed, whose lock is free
     with Journal(path, beside=True):
         pass
+
+
+@pytest.mark.parametrize("name", ["", "folder"])
+def test_a_journal_is_a_file(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match=r"A journal is a file, such as run\.sqlite, and '.*' is a folder"):
+        Journal(Path(name))
+    assert not list((tmp_path / "folder").iterdir())

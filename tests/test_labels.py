@@ -167,6 +167,17 @@ def test_an_item_is_paid_for_once(tmp_path: Path) -> None:
     assert [said.cost for said in found.annotations] == [0.25, 0.0, 2.0, 0.0, 0.0]
 
 
+def test_answers_that_cost_more_than_a_budget_counts_on_are_not_taken(tmp_path: Path) -> None:
+    text = "id,label,annotator,cost\n5,cat,ann,50\n6,cat,ann,1\n6,dog,bob,1\n7,cat,ann,\n"
+    (tmp_path / "a.csv").write_text(text)
+    found = read_answers(tmp_path / "a.csv", PETS, ASKED, cost=1.0, most=1.0)
+    assert [(said.id, said.cost) for said in found.annotations] == [(6, 1.0), (7, 1.0)]
+    assert [mistake.partition(";")[0] for mistake in found.mistakes] == [
+        "line 2: the answers to item 5 cost 50, where the budget in cost counts on 1",
+        "line 4: the answers to item 6 cost 2, where the budget in cost counts on 1",
+    ]
+
+
 def test_an_abstention_can_be_corrected_until_it_is_taken(tmp_path: Path) -> None:
     path = journal_of(tmp_path)
     assert fix(path, ["5=abstain"]) == ["item 5: dog is now abstain"]

@@ -1,9 +1,11 @@
 """What Label Studio shows people of an item, and how their answers read. Q: items of a request, C: classes."""
 
 import base64
+import hashlib
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
@@ -13,8 +15,10 @@ from activebdl.annotations import Label
 from activebdl.errors import UserError
 from activebdl.oracles._contract import Request
 from activebdl.oracles._images import is_image, png
+from activebdl.run_folders import is_compared
 from activebdl.targets import Target
 
+_LONGEST_TITLE = 50  # that Label Studio takes
 ITEM, CONTROL = "item", "label"  # what the configuration calls what is shown, and what is asked
 _BATCH_BYTES, _BATCH_TASKS = 4_000_000, 100  # of tasks in one request, so that each is answered soon
 _SMALLEST = 96  # pixels; the data manager would show 8 x 8 as a speck
@@ -35,8 +39,8 @@ def labelling_configuration(target: Target, *, image: bool) -> str:
     if not target.names:
         return f'<View>{shown}<Number name="{CONTROL}" toName="{ITEM}" required="true"/></View>'
     names = target.names
-    if len(set(names)) < len(names) or not all(name.strip() for name in names):
-        raise UserError("Label Studio tells classes by their names: each class needs one of its own, not empty.")
+    if not all(name.strip() for name in names):
+        raise UserError("Label Studio tells classes by their names: each class needs one that is not empty.")
     for name in names:
         if _ILLEGAL.search(name):
             raise UserError(f"Label Studio cannot show the class {name!r}: its name has a control character.")
@@ -146,3 +150,14 @@ def _prediction(request: Request, position: int) -> dict[str, Any]:
     result = [{"from_name": CONTROL, "to_name": ITEM, "type": kind, "value": value}]
     score = {"score": min(float(row[best]), 1.0)} if request.classes else {}
     return {"model_version": f"activebdl at {request.n_labels} labels", "result": result, **score}
+
+
+def default_title(dataset: str, folder: Path | None) -> str:
+    """The data set, the comparison and the run; cut to what Label Studio takes, so that titles that differ still do."""
+    title = dataset
+    if folder is not None:
+        place = folder.resolve()
+        title += f": {place.parent.name}/{place.name}" if is_compared(place) else f": {place.name}"
+    if len(title) > _LONGEST_TITLE:
+        title = f"{title[: _LONGEST_TITLE - 9]} {hashlib.blake2b(title.encode(), digest_size=4).hexdigest()}"
+    return title

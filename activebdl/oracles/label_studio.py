@@ -8,7 +8,6 @@ run takes it, so neither of the two has to be there all the time.
 """
 
 import contextlib
-import hashlib
 import itertools
 import json
 import logging
@@ -32,6 +31,7 @@ from activebdl.oracles._images import is_image
 from activebdl.oracles._label_studio_client import VARIABLE, Client, GoneError, UnreachableError
 from activebdl.oracles._label_studio_tasks import (
     CONTROL,
+    default_title,
     fits,
     labelling_configuration,
     make_tasks,
@@ -41,7 +41,6 @@ from activebdl.oracles._label_studio_tasks import (
 
 _log = logging.getLogger(__name__)
 
-_LONGEST_TITLE = 50  # that Label Studio takes
 _OVERLAP = timedelta(seconds=60)  # changes that were begun before the last look, and came to the database after it
 _FIELDS = "id,meta,updated_at,annotations,result,was_cancelled,completed_by,lead_time"  # the pictures stay there
 _HIDDEN = (  # columns of the data manager that tell people nothing here
@@ -95,7 +94,7 @@ def label_studio(
         client.get("/api/current-user/whoami")
     except UnreachableError as error:
         raise UserError(f"No Label Studio answers at {client.url} ({error}); start it, or give its url.") from error
-    title = _default_title(dataset.name, folder) if project is None else project
+    title = default_title(dataset.name, folder) if project is None else project
     return LabelStudioOracle(
         client, dataset, title, longest_import=timeout, patience=patience, cost=cost, prelabel=prelabel
     )
@@ -388,11 +387,3 @@ class LabelStudioOracle:
 
 def _when(text: str) -> datetime:
     return datetime.fromisoformat(text).astimezone(UTC)
-
-
-def _default_title(dataset: str, folder: Path | None) -> str:
-    """The data set and the run, cut to what Label Studio takes, so that titles that differ still do."""
-    title = dataset if folder is None else f"{dataset}: {folder.resolve().name}"
-    if len(title) > _LONGEST_TITLE:
-        title = f"{title[: _LONGEST_TITLE - 9]} {hashlib.blake2b(title.encode(), digest_size=4).hexdigest()}"
-    return title

@@ -39,7 +39,8 @@ class LabelLimit(StoppingRule):
 class CostLimit(StoppingRule):
     """Stops when the annotations have cost so much in all.
 
-    A round that has begun is finished, so that the limit may be exceeded by the cost of one query, and no more.
+    A round that has begun is finished, so that the limit may be exceeded by what one query costs, and what is asked in
+    place of items that the oracle abstains from. A run's ``max_cost`` is never exceeded.
 
     Args:
         limit: In the unit of the annotations' costs. All count: abstentions, and those of validation items too.

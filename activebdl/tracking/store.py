@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import shlex
 import uuid
 from collections.abc import Generator
 from pathlib import Path
@@ -15,7 +16,7 @@ from activebdl.data import ActiveDataset
 from activebdl.errors import UserError, Waiting
 from activebdl.progress import say
 from activebdl.rounds import Round
-from activebdl.run_folders import runs_option
+from activebdl.run_folders import named_in, runs_option
 from activebdl.runs import Tracking, TrackRound
 from activebdl.spec import RunSpec
 from activebdl.tracking.outbox import Outbox, reason
@@ -49,7 +50,7 @@ class MlflowTracking:
     ) -> None:
         self.client, self.experiment_id, self.parent = client, experiment_id, parent
         self.outbox = outbox or Outbox()
-        self._where = runs_option(runs)
+        self._runs = runs
 
     @staticmethod
     def prepare(runs: Path, experiment: str) -> "MlflowTracking":
@@ -130,7 +131,8 @@ class MlflowTracking:
         finally:
             run.end(status)
             if self.parent is None:
-                self.outbox.close(f"activebdl resume {run.name}{self._where}")
+                name = run.name if run.model is None else named_in(run.model.parent, self._runs)
+                self.outbox.close(f"activebdl resume {shlex.quote(name)}{runs_option(self._runs)}")
             else:
                 self.outbox.send()  # the comparison has more occasions
 

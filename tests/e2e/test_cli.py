@@ -277,6 +277,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["compare", "digits-small", "--jobs", "2", "--oracle", "web"], "The labelling page serves one run at a time"),
     (["uncertainty", "moons", "--posteriors", "mc"], "Unknown posterior 'mc'. Known: "),
     (["uncertainty", "moons", "--out", "file/inside"], "'file/inside' cannot be made: Not a directory"),
+    (["ui", "--port", "99999"], "99999 is not in the range"),
     (["resume", "nothing"], "There is no run 'nothing' in 'runs'. Known: none yet"),
 ]
 

@@ -164,3 +164,19 @@ def test_a_run_by_files_is_the_run_with_the_labels_at_hand(
     assert command(capsys, "ingest", "at hand", "nothing.csv")[0] == 2
     code, told = command(capsys, "label", "at hand")
     assert code == 2 and "come from 'dataset', not from people" in told
+
+
+def test_a_budget_in_cost_is_not_overspent_by_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    quick = ["--oracle", "files", "--set", "oracle.cost=1", "--set", "max_cost=30", "--name", "dear", "--no-mlflow"]
+    assert command(capsys, "run", "digits-small", *quick)[0] == 3
+    with Journal(tmp_path / "runs" / "dear" / "journal.sqlite") as journal:
+        ids = sorted(journal.waits_for())
+    lines = [f"{id},1,{50 if id == ids[0] else ''}" for id in ids]
+    (tmp_path / "a.csv").write_text("\n".join(["id,label,cost", *lines]))
+    code, told = command(capsys, "ingest", "dear", "a.csv", "--no-mlflow")
+    assert code == 2 and "cost 50, where the budget in cost counts on 1" in told
+    with Journal(tmp_path / "runs" / "dear" / "journal.sqlite") as journal:
+        assert journal.waits_for() == [ids[0]] and sum(journal.paid_for(ids).values()) == 19

@@ -5,6 +5,7 @@ import io
 import logging
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
@@ -15,7 +16,7 @@ from PIL import Image
 from torch import nn
 
 from activebdl import ABSTAIN, ActiveDataset, Annotation, Normalise, UserError
-from activebdl.oracles._label_studio_tasks import labelling_configuration
+from activebdl.oracles._label_studio_tasks import default_title, labelling_configuration
 from activebdl.targets import Classes, Numbers
 from tests.oracles.label_studio.conftest import NAMES, answers, connect, request_of
 from tests.oracles.label_studio.fake import FakeLabelStudio
@@ -113,7 +114,7 @@ def test_classes_of_one_letter_have_it_for_a_key(names: Sequence[str], keys: lis
     assert [choice.get("hotkey") for choice in choices] == keys
 
 
-@pytest.mark.parametrize("names", [("a", "a"), ("a", " "), ("a", "bell\x07")])
+@pytest.mark.parametrize("names", [("a", " "), ("a", "bell\x07")])
 def test_classes_that_cannot_be_told_apart(server: FakeLabelStudio, names: tuple[str, ...]) -> None:
     x, y = torch.zeros(2, 3), torch.zeros(2, dtype=torch.long)
     dataset = ActiveDataset.from_arrays(x, y, x, y, name="odd", classes=names)
@@ -146,3 +147,14 @@ def test_a_whole_run_is_that_of_the_data_sets_own_labels(
     server.on_look = person
     assert run(connect(dataset, server)) == run("dataset")
     assert len(server.tasks) == 11
+
+
+def test_runs_of_two_comparisons_have_projects_of_their_own(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        (tmp_path / name / "bald-seed0").mkdir(parents=True)
+        (tmp_path / name / "comparison.yaml").touch()
+    titles = [default_title("pets", tmp_path / name / "bald-seed0") for name in ("first", "second")]
+    assert titles == ["pets: first/bald-seed0", "pets: second/bald-seed0"]
+    assert default_title("pets", tmp_path / "first") == "pets: first"
+    long = [default_title("p" * 60, tmp_path / name) for name in ("first", "second")]
+    assert len(set(long)) == 2 and all(len(title) == 50 for title in long)
