@@ -251,7 +251,7 @@ def uncertainty(
 
 @app.command()
 def ui(
-    port: Annotated[int, typer.Option(min=0, max=65535, help="The port on this machine.")] = 5000,
+    port: Annotated[int, typer.Option(help="The port on this machine.")] = 5000,
     runs: Runs = Path("runs"),
 ) -> None:
     """Opens MLflow on this machine, with the curves of all runs."""

@@ -9,6 +9,8 @@ from typing import BinaryIO
 
 MODEL = "model.pkl"
 """In a run's folder: what it has learned, see `activebdl.predictor`."""
+COMMON = "comparison.yaml"
+"""In a comparison's folder: what all its runs have in common."""
 
 
 def write_safely(path: Path, content: str | bytes) -> None:

@@ -16,12 +16,12 @@ from typing import Any
 import yaml
 
 from activebdl.errors import UserError
+from activebdl.files import COMMON
 from activebdl.journal_reading import RoundRecord, read_about, read_rounds
 from activebdl.spec import Comparison, RunSpec, validate
 
 JOURNAL = "journal.sqlite"
 SPEC_FILE = "spec.yaml"
-COMMON = "comparison.yaml"
 
 
 def run_name(spec: RunSpec) -> str:

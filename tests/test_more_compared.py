@@ -7,9 +7,10 @@ import pytest
 import yaml
 
 from activebdl import UserError, load
+from activebdl.files import COMMON
 from activebdl.report import conclude
 from activebdl.report.reading import studies_in
-from activebdl.run_folders import COMMON, SPEC_FILE, asked_earlier, list_runs, read_comparison
+from activebdl.run_folders import SPEC_FILE, asked_earlier, list_runs, read_comparison
 from activebdl.spec import Named, RunSpec
 from activebdl.sweep import compare, comparison_folder
 from activebdl.sweep._child import InThisProcess

@@ -12,10 +12,11 @@ from filelock import FileLock
 from activebdl.build import make_dataset
 from activebdl.data import ActiveDataset
 from activebdl.errors import UserError, Waiting
+from activebdl.files import COMMON
 from activebdl.journal import Journal
 from activebdl.report import table
 from activebdl.rounds import Round
-from activebdl.run_folders import COMMON, JOURNAL
+from activebdl.run_folders import JOURNAL
 from activebdl.runs import Tracking, TrackRound
 from activebdl.spec import Comparison, Named, RunSpec, read_spec
 from activebdl.sweep import FAILED, Unfinished, _child, compare, comparison_folder, executor_for

@@ -12,11 +12,11 @@ import numpy as np
 from activebdl.annotations import standing
 from activebdl.build import make_strategy, resolved
 from activebdl.errors import UserError
+from activebdl.files import COMMON
 from activebdl.journal_reading import read_about, read_history
 from activebdl.report.curves import Curve, by_label
 from activebdl.rounds import Round
 from activebdl.run_folders import (
-    COMMON,
     JOURNAL,
     RunInfo,
     asked_earlier,

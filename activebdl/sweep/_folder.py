@@ -10,10 +10,9 @@ from filelock import FileLock, Timeout
 
 from activebdl.build import resolved
 from activebdl.errors import UserError
-from activebdl.files import write_safely
+from activebdl.files import COMMON, write_safely
 from activebdl.progress import say
 from activebdl.run_folders import (
-    COMMON,
     asked_earlier,
     begun,
     comparison_file,

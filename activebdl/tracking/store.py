@@ -148,6 +148,8 @@ def open_ui(runs: Path, port: int) -> None:
     Raises:
         UserError: There is nothing to show yet, or the port is taken.
     """
+    if not 0 < port < 65536:
+        raise UserError(f"A port is a number from 1 to 65535, not {port}.")
     uri = store_uri(runs)
     if uri.startswith("http"):
         say(f"MLflow runs elsewhere: {uri}")

@@ -277,7 +277,7 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["compare", "digits-small", "--jobs", "2", "--oracle", "web"], "The labelling page serves one run at a time"),
     (["uncertainty", "moons", "--posteriors", "mc"], "Unknown posterior 'mc'. Known: "),
     (["uncertainty", "moons", "--out", "file/inside"], "'file/inside' cannot be made: Not a directory"),
-    (["ui", "--port", "99999"], "99999 is not in the range"),
+    (["ui", "--port", "99999"], "A port is a number from 1 to 65535, not 99999"),
     (["resume", "nothing"], "There is no run 'nothing' in 'runs'. Known: none yet"),
 ]
 
@@ -321,7 +321,7 @@ def test_a_users_mistake_is_one_clear_sentence_and_exit_code_2(
     (tmp_path / "bad.py").write_text(BAD_FILE)
     (tmp_path / "bad.yaml").write_text("dataset: digits\nbudgt: 3\n")
     (tmp_path / "file").write_text("")
-    mlflow = [] if arguments[0] in ("list", "uncertainty") else ["--no-mlflow"]
+    mlflow = [] if arguments[0] in ("list", "ui", "uncertainty") else ["--no-mlflow"]
     with pytest.raises(SystemExit) as exit:
         main([*arguments, *mlflow])
     assert exit.value.code == 2
