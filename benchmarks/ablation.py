@@ -1,8 +1,8 @@
 """What each part of the recipe of mnist-1000 gives: one change at a time, random beside it each time.
 
-    python -m benchmarks.ablation --runs runs/ablation                  # hours on two cores; goes on where it stopped
+    python -m benchmarks.ablation --runs runs/ablation            # two hours on two cores; goes on where it stopped
     python -m benchmarks.ablation --runs runs/ablation --only recipe,affine
-    python -m benchmarks.ablation --runs runs/ablation --table          # of what is there
+    python -m benchmarks.ablation --runs runs/ablation --table    # of what is there; all of it is in ablation.csv
 
 The test set has no part in it, as it had none in the choice of the recipe: MNIST's last 10,000 training images stand in
 for it, and the pool is the other 50,000 (`dataset.tuning`). From 20 to 300 labels, strategies see 10,000 random items.
@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from activebdl.metrics import area_under_curve, labels_to_accuracy
+from activebdl.files import write_safely
+from activebdl.metrics import area_under_curve
 from activebdl.spec import RunSpec, read_spec
 from activebdl.sweep import compare, comparison_folder
 from activebdl.sweep._processes import Processes
@@ -65,15 +66,29 @@ def spec_of(name: str, seeds: int) -> RunSpec:
 
 
 def table(folder: Path) -> str:
-    """Of each change and strategy, over the seeds, as Markdown; areas beside those of the recipe's same seeds."""
+    """Of each change and strategy, over the seeds, as Markdown; areas beside those of the recipe, and of random."""
     heads = " | ".join(f"{count} labels" for count in TOLD)
-    lines = [f"| change | strategy | seeds | {heads} | to 95 % | to 98 % | area, to the recipe's |", "|---" * 10 + "|"]
+    lines = [f"| change | strategy | seeds | {heads} | area, to the recipe's | area, to random's |", "|---" * 9 + "|"]
     recipe = _curves(folder / "recipe" / "curves.csv")
     for name in CHANGES:
-        for strategy, curves in _curves(folder / name / "curves.csv").items():
-            beside = {} if name == "recipe" else recipe.get(strategy, {})
-            lines.append(f"| {name} | {strategy} | {_cells(curves, beside)} |")
+        found = _curves(folder / name / "curves.csv")
+        for strategy, curves in found.items():
+            heights = [_mean([curve[count] for curve in curves.values()]) for count in TOLD]
+            beside = "" if name == "recipe" else _more(curves, recipe.get(strategy, {}))
+            above = "" if strategy == "random" else _more(curves, found.get("random", {}))
+            lines.append(f"| {' | '.join([name, strategy, str(len(curves)), *heights, beside, above])} |")
     return "\n".join(lines)
+
+
+def gathered(folder: Path) -> str:
+    """The curves of all changes, as CSV."""
+    lines: list[str] = []
+    for name in CHANGES:
+        file = folder / name / "curves.csv"
+        if file.exists():
+            head, *rows = file.read_text().splitlines()
+            lines += [*([] if lines else [f"change,{head}"]), *(f"{name},{row}" for row in rows)]
+    return "\n".join(lines) + "\n"
 
 
 Curves = dict[str, dict[int, float]]
@@ -88,13 +103,10 @@ def _curves(file: Path) -> dict[str, Curves]:
     return found
 
 
-def _cells(curves: Curves, recipe: Curves) -> str:
-    cells = [str(len(curves)), *(_mean([curve[count] for curve in curves.values()]) for count in TOLD)]
-    for target in (95, 98):
-        labels = [labels_to_accuracy(list(curve), list(curve.values()), target) for curve in curves.values()]
-        cells.append(" / ".join(str(count or "never") for count in labels))
-    more = [_area(curves[seed]) - _area(recipe[seed]) for seed in curves if seed in recipe]
-    return " | ".join([*cells, _mean(more, sign="+") if more else ""])
+def _more(curves: Curves, others: Curves) -> str:
+    """How much more area there is than under the others, on the seeds of both."""
+    more = [_area(curves[seed]) - _area(others[seed]) for seed in curves if seed in others]
+    return _mean(more, sign="+") if more else ""
 
 
 def _area(curve: dict[int, float]) -> float:
@@ -125,6 +137,7 @@ def main() -> None:
             spec = spec_of(name, arguments.seeds)
             folder = comparison_folder(spec, arguments.runs, name)
             compare(spec, folder, executor=Processes(arguments.jobs))
+    write_safely(arguments.runs / "ablation.csv", gathered(arguments.runs))
     print(table(arguments.runs))
 
 
