@@ -34,8 +34,9 @@ def test_three_clicks_lead_to_four_curves_with_bands(browser: "Browser", runs: P
         visitor.finds_curves("digits-small-custom")
         assert visitor.clicks == 3
         seen = visitor.sees()
-        labels = [line.partition(", mc_dropout (accuracy)")[0].partition("(")[0] for line in seen["legend"]]
-        assert sorted(labels) == STRATEGIES
+        labels, rest = zip(*(line.split(", mc_dropout, ") for line in seen["legend"]), strict=True)
+        assert sorted(label.partition("(")[0] for label in labels) == STRATEGIES
+        assert len(set(rest)) == 1 and rest[0].endswith(" (accuracy)")  # the protocol, which is not the preset's own
         assert seen["areas"] == 4  # from the lowest to the highest seed
         assert seen["points"] == 4 * 3 * 5  # mean, lowest and highest at 20, 40, 60, 80, 100 labels
         assert {"20", "100"} <= set(seen["ticks"])
