@@ -1,7 +1,6 @@
 """What several commands share: options, folders, MLflow, and how a command ends."""
 
 import contextlib
-import shlex
 from collections.abc import Generator
 from pathlib import Path
 from typing import Annotated, Any
@@ -40,7 +39,7 @@ def runs_of(folder: Path, runs: Path) -> Path:
     """The folder of all runs that this one is in, though it was found by its path."""
     if folder.resolve().is_relative_to(runs.resolve()):
         return runs
-    from activebdl.run_folders import is_compared
+    from activebdl.files import is_compared
 
     return folder.parent.parent if is_compared(folder) else folder.parent
 
@@ -70,18 +69,13 @@ def cluster_for(ray: str | None, cpus: float | None, gpus: float | None) -> Any:
 @contextlib.contextmanager
 def resumable(folder: Path, runs: Path, how: str = "") -> Generator[None]:
     """Says how to go on, when the run is stopped from the keyboard."""
+    from activebdl.run_folders import resume_command
+
     try:
         yield
     except KeyboardInterrupt:
-        typer.echo(f"\nStopped. Nothing is lost; go on with: {_resume(folder, runs, how)}", err=True)
+        typer.echo(f"\nStopped. Nothing is lost; go on with: {resume_command(folder, runs)}{how}", err=True)
         raise typer.Exit(130) from None
-
-
-def _resume(folder: Path, runs: Path, how: str) -> str:
-    """The command that goes on."""
-    from activebdl.run_folders import named_in, runs_option
-
-    return f"activebdl resume {shlex.quote(named_in(folder, runs))}{runs_option(runs)}{how}"
 
 
 def side_by_side(
@@ -98,6 +92,7 @@ def side_by_side(
     """Runs a comparison, or goes on with it and with what earlier commands compared, and tells how it ended."""
     from activebdl import sweep
     from activebdl.report import conclude
+    from activebdl.run_folders import resume_command
 
     executor = sweep.executor_for(jobs, cluster)
     side = f" --jobs {jobs}" if jobs is not None and (cluster is not None or jobs > 1) else ""
@@ -110,7 +105,7 @@ def side_by_side(
         except sweep.Unfinished as unfinished:
             if unfinished.curves:
                 close(conclude(unfinished.curves, folder), folder, runs, mlflow, plot=plot)
-            again = f"when that is mended, go on with: {_resume(folder, runs, how)}"
+            again = f"when that is mended, go on with: {resume_command(folder, runs)}{how}"
             typer.secho(f"\n{unfinished}\n{again}", fg="red", err=True)
             raise typer.Exit(1) from None
     close(conclude(curves, folder), folder, runs, mlflow, plot=plot)

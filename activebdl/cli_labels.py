@@ -42,7 +42,8 @@ def resume(
     mlflow: Mlflow = True,
 ) -> None:
     """Goes on with a run or a comparison, after any stop or to more labels; the result is that of one without stops."""
-    from activebdl.run_folders import asked_earlier, is_compared, read_comparison, spec_of
+    from activebdl.files import is_compared
+    from activebdl.run_folders import asked_earlier, read_comparison, spec_of
 
     folder, cluster = folder_of(run, runs), cluster_for(ray, cpus, gpus)
     comparison = read_comparison(folder)

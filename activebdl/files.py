@@ -13,6 +13,11 @@ COMMON = "comparison.yaml"
 """In a comparison's folder: what all its runs have in common."""
 
 
+def is_compared(folder: Path) -> bool:
+    """Whether the folder of a run is in that of a comparison."""
+    return (folder.parent / COMMON).is_file()
+
+
 def write_safely(path: Path, content: str | bytes) -> None:
     """Writes a file that no reader meets half of; see `writing_safely`."""
     with writing_safely(path) as file:

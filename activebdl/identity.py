@@ -77,9 +77,9 @@ def claim(journal: Journal, identity: Mapping[str, Any]) -> None:
         was = known.get(key, _ONCE.get(key, value))
         if _settings(was) == _settings(value) or (key == "counts" and _begins_with(value, was)):
             continue
-        if isinstance(was, list) and isinstance(value, list) and key in _OTHERS and alike(was, value):
-            continue
         if key in _OTHERS:
+            if isinstance(was, list) and isinstance(value, list) and alike(was, value):
+                continue
             raise UserError(_OTHERS[key])
         if key == "counts":
             raise UserError(

@@ -153,19 +153,15 @@ def comparison_file(folder: Path) -> dict[str, Any]:
     return known  # pyright: ignore[reportUnknownVariableType]
 
 
-def is_compared(folder: Path) -> bool:
-    """Whether the folder of a run is in that of a comparison."""
-    return (folder.parent / COMMON).is_file()
-
-
 def list_comparisons(runs: Path) -> list[str]:
     """The names of all comparisons in a folder."""
     return sorted(str(common.parent.relative_to(runs)) for common in runs.rglob(COMMON))
 
 
-def named_in(folder: Path, runs: Path) -> str:
-    """What a command calls a run or a comparison: its place in the folder of all runs, or else its path."""
-    return str(folder.relative_to(runs) if folder.is_relative_to(runs) else folder)
+def resume_command(folder: Path, runs: Path) -> str:
+    """The command that goes on with a run or a comparison, by its place in the folder of all runs, or else its path."""
+    name = folder.relative_to(runs) if folder.is_relative_to(runs) else folder
+    return f"activebdl resume {shlex.quote(str(name))}{runs_option(runs)}"
 
 
 def runs_option(runs: Path) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from activebdl.annotations import Label
 from activebdl.errors import UserError
-from activebdl.files import COMMON
+from activebdl.files import is_compared
 from activebdl.oracles._contract import Request
 from activebdl.oracles._images import is_image, png
 from activebdl.targets import Target
@@ -157,7 +157,7 @@ def default_title(dataset: str, folder: Path | None) -> str:
     title = dataset
     if folder is not None:
         place = folder.resolve()
-        title += f": {place.parent.name}/{place.name}" if (place.parent / COMMON).is_file() else f": {place.name}"
+        title += f": {place.parent.name}/{place.name}" if is_compared(place) else f": {place.name}"
     if len(title) > _LONGEST_TITLE:
         title = f"{title[: _LONGEST_TITLE - 9]} {hashlib.blake2b(title.encode(), digest_size=4).hexdigest()}"
     return title

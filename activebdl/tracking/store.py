@@ -3,7 +3,6 @@
 import contextlib
 import logging
 import os
-import shlex
 import uuid
 from collections.abc import Generator
 from pathlib import Path
@@ -16,7 +15,7 @@ from activebdl.data import ActiveDataset
 from activebdl.errors import UserError, Waiting
 from activebdl.progress import say
 from activebdl.rounds import Round
-from activebdl.run_folders import named_in, runs_option
+from activebdl.run_folders import resume_command
 from activebdl.runs import Tracking, TrackRound
 from activebdl.spec import RunSpec
 from activebdl.tracking.outbox import Outbox, reason
@@ -131,8 +130,8 @@ class MlflowTracking:
         finally:
             run.end(status)
             if self.parent is None:
-                name = run.name if run.model is None else named_in(run.model.parent, self._runs)
-                self.outbox.close(f"activebdl resume {shlex.quote(name)}{runs_option(self._runs)}")
+                folder = self._runs / run.name if run.model is None else run.model.parent
+                self.outbox.close(resume_command(folder, self._runs))
             else:
                 self.outbox.send()  # the comparison has more occasions
 
