@@ -1,4 +1,4 @@
-# `make mnist` and `make test` do everything on a machine that has Python, make and a network.
+# `make mnist` and `make test` do everything on a machine that has Python, make and access to the package registries.
 # uv is used when it is there, pip when not.
 
 PYTHON ?= python3
@@ -41,7 +41,7 @@ agrees: $(STAMP)
 	test "$$there" = "$$asked" || \
 	    { echo "$(VENV) has Python $$there, and $(PYTHON) is $$asked: make clean first, or name another VENV"; exit 1; }
 
-mnist: setup  ## the main job: power-BALD beside random on MNIST, from 20 to 1,000 labels
+mnist: setup  ## power-BALD beside random on MNIST, from 20 to 1,000 labels
 	@$(BIN)/activebdl compare mnist-1000 --jobs $(JOBS)
 
 test: setup  ## the tests, JOBS of them at a time
