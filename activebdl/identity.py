@@ -24,7 +24,7 @@ _ONCE: dict[str, object] = {
 
 
 # Settings that an older journal does not name, at what they are by default; "flip=0.05" is not "flip=0.0".
-_SINCE = re.compile(r", (pseudo_labels=None|flip=0\.0|from_labels=0)(?=[,)])")
+_SINCE = re.compile(r", (pseudo_labels=None|flip=0\.0|from_labels=0|align=False)(?=[,)])")
 
 
 _ITS_OWN = "or give this run a journal of its own."

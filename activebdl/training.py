@@ -191,7 +191,7 @@ def optimise(
     scheduler = make_scheduler(optimizer, training, steps)
     guessing = training.pseudo_labels
     alone = 0 if guessing is None or done > 0 else math.ceil(guessing.after * steps)
-    pool = iter(()) if guessing is None else guessing.batches(labelled, steps - alone, generator)
+    pool = None if guessing is None else guessing.over(labelled, steps - alone, layout, generator)
     losses = torch.zeros(steps, device=labelled.device)  # no step waits for a transfer of its loss
     for step, batch in enumerate(_batches(len(labelled), training.batch_size, steps, generator)):
         batch = batch.to(labelled.device)
@@ -201,8 +201,8 @@ def optimise(
         x = labelled.normalise(x).contiguous(memory_format=layout)
         with multiplying_in(training.precision, labelled.device):
             loss = objective(module, x, labelled.labels[batch], step)
-            if guessing is not None and step >= alone and (u := next(pool, None)) is not None:
-                loss = loss + guessing.loss(module, labelled, u, layout, generator)
+            if pool is not None and step >= alone:
+                loss = loss + pool.loss(module)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()

@@ -35,9 +35,9 @@ from activebdl import (
 from activebdl.data.dataset import Normalise, Unlabelled
 from activebdl.data.inputs import StreamedInputs
 from activebdl.likelihoods import Categorical, Gaussian
-from activebdl.modes import evaluating
 from activebdl.posteriors import InferenceMethod
 from activebdl.posteriors.map import MAP
+from activebdl.pseudo_labels import Guessing
 from activebdl.training import train
 
 
@@ -65,8 +65,7 @@ def pool_of(x: Tensor) -> Labelled:
 
 
 def loss(settings: PseudoLabels, module: nn.Module, labelled: Labelled, seed: int = 0) -> Tensor:
-    (u,) = settings.batches(labelled, 1, seeded(seed))
-    return settings.loss(module.train(), labelled, u, torch.contiguous_format, seeded(seed))
+    return settings.over(labelled, 1, torch.contiguous_format, seeded(seed)).loss(module.train())
 
 
 def test_the_loss_is_that_of_the_equation() -> None:
@@ -86,6 +85,42 @@ def test_the_loss_is_that_of_the_equation() -> None:
     assert float(found.detach()) == pytest.approx(0.7 * total / 25, rel=1e-5)
 
 
+def test_aligned_guesses_are_those_of_the_equation() -> None:
+    """Against the sum written out, over four steps of a network that hardly ever says the third class by itself."""
+    x = torch.randn(200, 2, generator=seeded())
+    labelled, module = pool_of(x), Fixed()
+    settings = PseudoLabels(items=30, threshold=0.7, weight=0.7, augmentation=lambda u, rng: u * 1.5, align=True)
+    steps = settings.over(labelled, 4, torch.contiguous_format, seeded(3))
+    assert labelled.unlabelled is not None
+    weight, lately, moved = module.weight.detach().double(), None, 0
+    for batch in labelled.unlabelled.batches(30, 4, seeded(3)):
+        u = batch.double()
+        p = torch.softmax((u - 0.25) / 0.5 @ weight, 1)
+        lately = p.mean(0) if lately is None else 0.95 * lately + 0.05 * p.mean(0)
+        total = 0.0
+        for one, bent in zip(p, (1.5 * u - 0.25) / 0.5 @ weight, strict=True):
+            q = [float(one[c]) / max(3 * float(lately[c]), 0.05) for c in range(3)]
+            if max(q) / sum(q) >= 0.7:
+                total -= float(torch.log_softmax(bent, 0)[q.index(max(q))])
+            moved += q.index(max(q)) != int(one.argmax())
+        found = float(steps.loss(module.train()).detach())
+        assert found == pytest.approx(0.7 * total / 30, rel=1e-5)
+    assert moved > 0
+
+
+def test_a_class_that_is_never_guessed_is_not_made_up() -> None:
+    """Its share is counted as a twentieth of an equal one at least, so what is one in a thousand stays improbable."""
+    labelled = pool_of(torch.randn(40, 2, generator=seeded()))
+    guessing = PseudoLabels(align=True).over(labelled, 1, torch.contiguous_format, seeded())
+
+    class Twofold(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.tensor([0.4995, 0.4995, 0.001]).log().repeat(len(x), 1)
+
+    q = guessing.guess(Twofold(), torch.zeros(5, 2))
+    assert float(q[0, 2]) == pytest.approx(0.02 / (0.02 + 2 / 3), rel=1e-4)
+
+
 def test_guesses_are_made_without_dropout_and_have_no_gradient() -> None:
     labelled, module = pool_of(torch.randn(40, 2, generator=seeded())), Fixed()
     loss(PseudoLabels(items=20, threshold=0.0, augmentation=lambda u, rng: -u), module, labelled).backward()
@@ -99,14 +134,18 @@ def test_guesses_are_made_without_dropout_and_have_no_gradient() -> None:
     torch.testing.assert_close(module.weight.grad, other.weight.grad)
 
 
-class Twice(PseudoLabels):
-    """Also looks what the guesses are, twice."""
-
-    def loss(self, module: nn.Module, labelled: Labelled, u: Tensor, *others: Any) -> Tensor:
-        with evaluating(module), torch.no_grad():
-            one, other = (module(labelled.normalise(u)) for _ in range(2))
+class GuessingTwice(Guessing):
+    def guess(self, module: nn.Module, u: Tensor) -> Tensor:
+        one, other = (super(GuessingTwice, self).guess(module, u) for _ in range(2))
         torch.testing.assert_close(one, other, rtol=0, atol=0)
-        return super().loss(module, labelled, u, *others)
+        return one
+
+
+class Twice(PseudoLabels):
+    """Guesses twice, and the guesses are the same."""
+
+    def over(self, *fit: Any) -> Guessing:
+        return GuessingTwice(self, *fit)
 
 
 @pytest.mark.parametrize("kind", [MCDropout, MAP, BayesByBackprop, MNF, partial(MNF, layers="all"), IVON, SWAG])
