@@ -43,6 +43,7 @@ CHANGES: dict[str, dict[str, Any]] = {
     "no-views": {"views": None},
     "views-in-scoring": {"views": {"count": 5, "scoring": True}},
     "pseudo-labels": {"posterior.training.pseudo_labels": {"from_labels": 40}},
+    "pseudo-labels-aligned": {"posterior.training.pseudo_labels": {"from_labels": 40, "align": True}},
     "pretraining": {"pretraining": True},
 }
 """By name, what differs from the preset. Strategies are compared under the recipe itself."""

@@ -14,6 +14,7 @@ from activebdl.data.augment import Affine
 from activebdl.data.inputs import alike, sketch
 from activebdl.identity import claim
 from activebdl.journal import Journal
+from activebdl.pseudo_labels import PseudoLabels
 
 Network = Callable[[], nn.Module]
 
@@ -109,6 +110,17 @@ def test_an_older_journal_goes_on(journal: Journal) -> None:
         claim(journal, {"posterior": told.replace("flip=0.0", "flip=0.05"), "counts": [10]})
     with pytest.raises(UserError, match="its views is None"):
         claim(journal, {"posterior": told, "counts": [10], "views": "Views(count=5)"})
+
+
+@pytest.mark.parametrize("changes", [{"from_labels": 40}, {"align": True}])
+def test_pseudo_labels_of_before_they_could_wait_or_be_aligned_go_on(journal: Journal, changes: dict[str, Any]) -> None:
+    told = repr(Training(pseudo_labels=PseudoLabels()))
+    older = told.replace(", from_labels=0, align=False", "")
+    assert older != told
+    claim(journal, {"posterior": older, "counts": [10]})
+    claim(journal, {"posterior": told, "counts": [10]})
+    with pytest.raises(UserError, match="its posterior is"):
+        claim(journal, {"posterior": repr(Training(pseudo_labels=PseudoLabels(**changes))), "counts": [10]})
 
 
 def test_settings_that_run_into_each_other_are_two(journal: Journal) -> None:
